@@ -1,0 +1,40 @@
+// PageSink: stores batches of pages into the replica, straight from the link's receive buffer.
+//
+// Threads: apply() may be called from several threads at once for different batches; set_spaces() excludes
+// apply(). Trust: a batch comes from the peer; anything out of bounds is an error of apply(), never a write
+// elsewhere.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "runtime/memory/page_batch.h"
+
+namespace godwit::runtime {
+
+class PageSink {
+ public:
+  struct Space {
+    SpaceKind kind = SpaceKind::kInvalid;
+    uint64_t id = 0;
+    pid_t host_pid = 0;  // kProcess
+    int fd = -1;         // kSharedMemory; borrowed
+  };
+  PageSink();
+  ~PageSink();
+  // Replaces the spaces that batches may name; called after each reconcile_memory.
+  Result<void> set_spaces(const std::vector<Space>& spaces);
+  // Checks and stores one batch.
+  Result<void> apply(std::span<const std::byte> batch);
+  [[nodiscard]] uint64_t bytes_stored() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace godwit::runtime

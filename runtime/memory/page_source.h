@@ -1,0 +1,108 @@
+// PageSource: decides which pages of a container travel in a round, and reads them straight into link
+// buffers.
+//
+// It owns one DirtyTracker per process and knows, per page, whether and with what content (XXH3-128) the
+// target has it. A page is sent when it is populated and new, or was written and really changed. Pages that
+// the source no longer has (MADV_DONTNEED, munmap and mmap) are listed in `discards`.
+//
+//   begin_round(view)            which pages are due; they are protected again before they are read
+//   fill(buffer) until 0         packs as many of them as fit
+//
+// Threads: one at a time.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "runtime/memory/address_space.h"
+#include "runtime/memory/dirty_tracker.h"
+#include "runtime/memory/page_batch.h"
+
+namespace godwit::runtime {
+
+// What of a container's memory there is, in this round: made from a snapshot.
+struct ProcessView {
+  uint64_t space_id = 0;  // pid in the container
+  pid_t host_pid = 0;
+  std::vector<Vma> vmas;  // as the target will have them
+};
+struct SharedMemoryView {
+  uint64_t space_id = 0;  // SharedMemory.id
+  int fd = -1;
+  uint64_t size = 0;
+  bool written_by_descriptor = false;  // someone has a writable descriptor: compare hashes when frozen
+  // Where it is mapped: writes through any mapping make the page due.
+  struct Mapping {
+    uint64_t process_space_id = 0;
+    uint64_t start = 0;
+    uint64_t end = 0;
+    uint64_t offset = 0;
+  };
+  std::vector<Mapping> mappings;
+};
+struct MemoryView {
+  std::vector<ProcessView> processes;
+  std::vector<SharedMemoryView> shared_memory;
+  bool frozen = false;
+};
+
+struct Discard {
+  SpaceKind space_kind = SpaceKind::kInvalid;
+  uint64_t space_id = 0;
+  Range range;
+};
+
+struct RoundPages {
+  uint64_t pages_due = 0;  // what the scan found
+  std::vector<Discard> discards;
+};
+
+struct PageCounters {  // since the construction
+  uint64_t pages_sent = 0;
+  uint64_t pages_zero = 0;       // sent without payload, or not at all
+  uint64_t pages_unchanged = 0;  // written, but with the content the target has
+  uint64_t bytes_read = 0;
+};
+
+class PageSource {
+ public:
+  PageSource();
+  ~PageSource();
+  // A new process; the tracker is its own. Before begin_round with a view that names it.
+  void add_process(uint64_t space_id, pid_t host_pid, std::unique_ptr<DirtyTracker> tracker);
+
+  Result<RoundPages> begin_round(const MemoryView& view);
+  // Packs the next pages into `buffer` (at least 64 KiB) in the layout of page_batch.h; the number of bytes
+  // used, 0 when the round has none left. A range that vanished while it was read is left out (it is gone, or
+  // dirty again).
+  Result<size_t> fill(std::span<std::byte> buffer);
+  [[nodiscard]] uint64_t pages_left() const;
+  [[nodiscard]] const PageCounters& counters() const;
+
+  // A digest of every page of a space that the target should have, to compare both ends; frozen only.
+  struct SpaceDigest {
+    SpaceKind kind;
+    uint64_t space_id;
+    uint64_t pages;
+    uint64_t digest_low;
+    uint64_t digest_high;
+  };
+  Result<std::vector<SpaceDigest>> digest(const MemoryView& view);
+
+  // Ends tracking without a trace.
+  Result<void> stop();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// The same digest over the spaces of a replica (host pids and descriptors of the target).
+Result<std::vector<PageSource::SpaceDigest>> digest_memory(const MemoryView& view);
+
+}  // namespace godwit::runtime
