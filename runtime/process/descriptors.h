@@ -1,0 +1,76 @@
+// The descriptor tables of a container: read at the source, rebuilt at the target. One file per kind of
+// object (files.cc, pipes.cc, unix_sockets.cc, tcp.cc, epoll.cc, ...) behind these two classes.
+//
+// Threads: the tracer thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "runtime/process/capture.h"
+#include "runtime/process/puppet.h"
+#include "runtime/process/snapshot.pb.h"
+
+namespace godwit::runtime {
+
+// A process of the source with one of its stopped threads (the leader), for injection.
+struct FrozenProcess {
+  CapturedProcess process;
+  Puppet* leader = nullptr;
+};
+
+class DescriptorCapture {
+ public:
+  static Result<std::unique_ptr<DescriptorCapture>> open(pid_t init_pid, std::string log_path);
+  virtual ~DescriptorCapture() = default;  // undoes
+  // Names every descriptor that cannot be moved. From /proc and fdinfo; disturbs nothing.
+  virtual Result<void> preflight(const std::vector<CapturedProcess>& processes,
+                                 std::vector<Refusal>& refusals) = 0;
+  // Fills Process.descriptors, Snapshot.descriptions, and adds memfds to Snapshot.shared_memory, of a
+  // snapshot whose processes are listed. Live: without sockets' queues.
+  virtual Result<void> capture_live(const std::vector<CapturedProcess>& processes,
+                                    model::Snapshot& snapshot) = 0;
+  // Exact, of frozen processes; established TCP sockets are put into repair mode (the network must be
+  // blocked).
+  virtual Result<void> capture_frozen(const std::vector<FrozenProcess>& processes,
+                                      model::Snapshot& snapshot) = 0;
+  // Takes every socket out of repair mode again: the container goes on here.
+  virtual Result<void> undo() = 0;
+  // A readable and writable descriptor of shared memory seen as a memfd descriptor.
+  virtual Result<int> shared_memory_fd(uint64_t id) = 0;
+};
+
+// A process of the replica with its leader's puppet.
+struct ReplicaProcess {
+  uint32_t container_pid = 0;
+  pid_t host_pid = 0;
+  Puppet* leader = nullptr;
+};
+
+class DescriptorRebuild {
+ public:
+  // `channel`: our end of the socket that every replica process inherited under the number `channel_fd`,
+  // through which descriptors are handed in (SCM_RIGHTS, injected recvmsg(2)). Sockets are made by this
+  // process on a thread that has joined the container's network namespace.
+  static Result<std::unique_ptr<DescriptorRebuild>> open(pid_t init_pid, Fd channel, int channel_fd,
+                                                         std::string log_path);
+  virtual ~DescriptorRebuild() = default;
+  // Makes ahead what will very likely be needed: opens files, makes memfds and pipes, binds listeners.
+  virtual Result<void> prepare(const model::Snapshot& live) = 0;
+  // Brings every process's table to the frozen snapshot, exactly; the channel is closed in all of them. TCP
+  // sockets stay in repair mode until finish().
+  virtual Result<void> complete(const model::Snapshot& frozen,
+                                const std::vector<ReplicaProcess>& processes) = 0;
+  // Established TCP sockets leave repair mode.
+  virtual Result<void> finish() = 0;
+  // A descriptor of shared memory `id` of the snapshot: memfds, and MAP_SHARED|MAP_ANONYMOUS objects that the
+  // replica's mappings are made from. Made on first use.
+  virtual Result<int> shared_memory_fd(const model::Snapshot& snapshot, uint64_t id) = 0;
+  // Hands a descriptor into the stopped process; returns its number there (close-on-exec set).
+  virtual Result<int> hand_in(const ReplicaProcess& process, int fd) = 0;
+};
+
+}  // namespace godwit::runtime
