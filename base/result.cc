@@ -7,7 +7,10 @@ namespace godwit {
 std::string Error::to_string() const {
   std::string text = operation;
   if (!object.empty()) text += (text.empty() ? "" : " ") + object;
-  if (code != 0) text += std::string(": ") + ::strerrordesc_np(code);
+  if (code != 0) {
+    const char* const description = ::strerrordesc_np(code);
+    text += ": " + (description != nullptr ? std::string(description) : "error " + std::to_string(code));
+  }
   if (!hint.empty()) text += code != 0 ? " (" + hint + ")" : ": " + hint;
   return text;
 }

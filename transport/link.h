@@ -52,10 +52,12 @@ class LinkSender {
   virtual ~LinkSender() = default;
   [[nodiscard]] virtual const char* name() const = 0;
   [[nodiscard]] virtual uint32_t streams() const = 0;
-  // All calls fail with ETIMEDOUT after this moment (base/clock.h monotonic_ns).
+  // All calls fail with ETIMEDOUT after this moment (base/clock.h monotonic_ns; 0, as at first: no deadline).
   virtual void set_deadline_ns(int64_t deadline_ns) = 0;
   // An empty buffer of this stream; waits for a credit.
   virtual Result<Buffer> acquire(uint32_t stream) = 0;
+  // `size` is 1 .. buffer_bytes. Returns at once; the batch is on its way. A wrong buffer or size is EINVAL
+  // and does not end the link.
   virtual Result<void> submit(const Buffer& buffer, uint32_t size) = 0;
   // Waits until the receiver has released every batch submitted before. `token` is for both ends' logs.
   virtual Result<void> barrier(uint64_t token) = 0;
@@ -71,6 +73,8 @@ class LinkReceiver {
   };
   virtual ~LinkReceiver() = default;
   [[nodiscard]] virtual const char* name() const = 0;
+  // As for the sender; calls that wait already keep the deadline they began with. Any thread.
+  virtual void set_deadline_ns(int64_t deadline_ns) = 0;
   // Waits for the next batch of any stream. Nothing: the sender closed the link in order.
   virtual Result<std::optional<Batch>> receive() = 0;
   virtual Result<void> release(const Batch& batch) = 0;
