@@ -36,6 +36,14 @@ struct Vma {
   uint64_t flags = 0;
 };
 
+// The parsers behind read_maps and read_smaps, for text of either file. A line that does not read as the
+// kernel writes it is an error, as are mappings that are empty, unaligned or out of order. Mappings of a
+// running process may overlap, since it changes them between two lines: the later line wins, and the result
+// never overlaps. Names come from the container: the kernel writes a newline in a path as \012, so a line is
+// always one mapping.
+Result<std::vector<Vma>> parse_maps(std::string_view text);
+Result<std::vector<Vma>> parse_smaps(std::string_view text);
+
 // Bit of a VmFlags code in Vma::flags: vma_flag("dd"). 0 for codes this project does not use.
 uint64_t vma_flag(std::string_view code);
 

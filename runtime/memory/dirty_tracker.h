@@ -5,14 +5,25 @@
 // the next one, by whatever means it was written. Pages may be reported that were not written (false
 // positives).
 //
+// A round of a running process is collect(), then follow() with its mappings; what follow() finds new is
+// recorded from then on, and all its populated pages count as written. The last round, of the frozen process,
+// is collect_last() alone: it changes nothing in the process.
+//
+// ESRCH of any call: the address space is gone (the process ended, or called execve(2)). The tracker is of no
+// use any more.
+//
 // Threads: one at a time. The process may run, map, unmap and fork meanwhile.
 #pragma once
+
+#include <sys/types.h>
 
 #include <memory>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "runtime/memory/address_space.h"
+#include "runtime/memory/range_set.h"
 
 namespace godwit::runtime {
 
@@ -20,19 +31,35 @@ class Puppet;
 
 class DirtyTracker {
  public:
+  // What is followed newly, and the populated private pages in it (shared mappings: none are listed, the
+  // object knows its pages).
+  struct Followed {
+    Ranges areas;
+    Ranges populated;
+  };
+  // All ascending and merged.
+  struct LastRound {
+    Ranges written;
+    Ranges absent;      // private pages that are not populated (or are the file's)
+    Ranges unfollowed;  // parts of the mappings about which nothing is known: new, or replaced since follow()
+  };
+
   virtual ~DirtyTracker() = default;
   [[nodiscard]] virtual const char* name() const = 0;
 
-  // Follows the mappings `vmas` (those that can hold private or shared-memory pages; the caller has filtered
-  // vdso and the like): registers and write-protects what is new, forgets what is gone. From here on writes
-  // are recorded. Ranges that were newly registered are returned: all of their populated pages count as
-  // dirty.
-  virtual Result<std::vector<Range>> follow(const std::vector<Vma>& vmas) = 0;
+  // Follows the mappings `vmas` (ascending; those that can hold private or shared-memory pages; the caller
+  // has filtered vdso and the like): registers and write-protects what is new, forgets what is gone. From
+  // here on writes are recorded. A mapping that vanished or changed meanwhile is reported as new, and will be
+  // again.
+  virtual Result<Followed> follow(const std::vector<Vma>& vmas) = 0;
 
   // The ranges written since the last collect (or follow), merged and ascending; write-protects them again in
   // the same step. Ranges whose mapping was replaced since follow() are reported in `replaced`, not in the
-  // result.
-  virtual Result<std::vector<Range>> collect(std::vector<Range>& replaced) = 0;
+  // result, and are followed no longer: the next follow() takes them as new.
+  virtual Result<Ranges> collect(Ranges& replaced) = 0;
+
+  // The same for a process that does not run, without protecting anything: one walk of its page tables.
+  virtual Result<LastRound> collect_last(const std::vector<Vma>& vmas) = 0;
 
   // Stops tracking and leaves no trace in the process (unregister). For migrations that end without a
   // cutover.
@@ -40,7 +67,9 @@ class DirtyTracker {
 };
 
 // Injects userfaultfd(2) through the stopped puppet, takes the descriptor out and sets it up (UFFDIO_API).
-// The puppet may be released afterwards.
+// The puppet may be released afterwards. (Linked with runtime/process.)
 Result<std::unique_ptr<DirtyTracker>> make_uffd_async_tracker(pid_t pid, Puppet& puppet);
+// The same with a userfaultfd that the process itself has made and that was not set up yet.
+Result<std::unique_ptr<DirtyTracker>> make_uffd_async_tracker(pid_t pid, Fd userfaultfd);
 
 }  // namespace godwit::runtime

@@ -29,13 +29,18 @@ namespace godwit::runtime {
 struct ProcessView {
   uint64_t space_id = 0;  // pid in the container
   pid_t host_pid = 0;
-  std::vector<Vma> vmas;  // as the target will have them
+  std::vector<Vma> vmas;  // as the target will have them; ascending
+  // Bytes that the kernel itself writes when a thread runs (struct rseq): they differ between the ends by
+  // nature, digests leave them out. Any alignment.
+  std::vector<Range> kernel_bytes;
 };
 struct SharedMemoryView {
   uint64_t space_id = 0;  // SharedMemory.id
   int fd = -1;
   uint64_t size = 0;
-  bool written_by_descriptor = false;  // someone has a writable descriptor: compare hashes when frozen
+  // Someone may write it where no tracker looks: through a descriptor, or by a mapping of a process that came
+  // and went between two rounds. All of it is compared by hash, in every round.
+  bool written_by_descriptor = false;
   // Where it is mapped: writes through any mapping make the page due.
   struct Mapping {
     uint64_t process_space_id = 0;
@@ -52,13 +57,15 @@ struct MemoryView {
 };
 
 struct Discard {
-  SpaceKind space_kind = SpaceKind::kInvalid;
+  SpaceKind space_kind = SpaceKind::kInvalid;  // kProcess; what vanished from shared memory travels as kZero
   uint64_t space_id = 0;
   Range range;
 };
 
 struct RoundPages {
   uint64_t pages_due = 0;  // what the scan found
+  // Pages that the target has and must drop (madvise MADV_DONTNEED) after it has taken over the mappings of
+  // this round, before it stores the pages of this round.
   std::vector<Discard> discards;
 };
 
@@ -73,7 +80,10 @@ class PageSource {
  public:
   PageSource();
   ~PageSource();
-  // A new process; the tracker is its own. Before begin_round with a view that names it.
+  // A new process; the tracker is its own. Before begin_round with a view that names it. Without a tracker
+  // (null, or a process the source was never told of) every populated page is read and compared in every
+  // round: right for newcomers of the frozen round, and for a process that uses userfaultfd itself. The same
+  // happens when a process executes another program, until add_process is called again.
   void add_process(uint64_t space_id, pid_t host_pid, std::unique_ptr<DirtyTracker> tracker);
 
   Result<RoundPages> begin_round(const MemoryView& view);
@@ -84,11 +94,13 @@ class PageSource {
   [[nodiscard]] uint64_t pages_left() const;
   [[nodiscard]] const PageCounters& counters() const;
 
-  // A digest of every page of a space that the target should have, to compare both ends; frozen only.
+  // A digest of every page of a space that the target should have, to compare both ends; frozen only. The
+  // same for equal memories, however they came about: absent pages and zero pages of anonymous and shared
+  // memory count alike, and so do pages of a file that were never written. Uses two threads.
   struct SpaceDigest {
     SpaceKind kind;
     uint64_t space_id;
-    uint64_t pages;
+    uint64_t pages;  // that count: not zero, or private pages of a file mapping
     uint64_t digest_low;
     uint64_t digest_high;
   };

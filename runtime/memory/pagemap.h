@@ -1,0 +1,77 @@
+// Pagemap: what /proc/PID/pagemap tells about ranges of pages, by PAGEMAP_SCAN.
+//
+// The kernel walks the page tables in the call; what it costs depends on the pages it has to name (some 10 ns
+// each) and on the entries it passes (1 to 3 ns each, more where file pages must be told from others). Hence
+// the queries: each asks for what is rare.
+//
+// Threads: one at a time. The descriptor belongs to the address space at the moment of open(); after an
+// execve(2) of the process it shows nothing.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "runtime/kernel/uapi.h"
+#include "runtime/memory/address_space.h"
+#include "runtime/memory/range_set.h"
+
+namespace godwit::runtime {
+
+// Whose pages a mapping holds, which decides what travels and what its absence means.
+enum class PageClass {
+  kAnonymous,    // private; an absent page reads as zeroes
+  kPrivateFile,  // private; an absent page reads as the file's, and only pages that are no longer the file's
+                 // travel
+  kShared,       // the pages belong to a shared-memory object
+};
+[[nodiscard]] PageClass page_class(const Vma& vma);
+
+class Pagemap {
+ public:
+  static Result<Pagemap> open(pid_t pid);
+
+  // Appends the populated private pages of the range, which are not the file's; with `protect` they are
+  // write-protected in the same step (a registered userfaultfd with WP_ASYNC is needed). Untouched zero pages
+  // of anonymous memory are protected, but not reported.
+  Result<void> populated(Range range, PageClass kind, Ranges& pages, bool protect = false);
+  // Appends the pages written since they were protected, and protects them again. EPERM if a part of the
+  // range is not registered; `done` is then where the walk had come to (what was found before it is in
+  // `pages`).
+  Result<void> take_written(Range range, PageClass kind, Ranges& pages, uint64_t& done);
+  // Appends the pages of the range that are not populated, untouched zero pages among them (for kPrivateFile:
+  // those that are the file's).
+  Result<void> absent(Range range, PageClass kind, Ranges& pages);
+  // Written and absent pages in one walk, nothing is protected. EPERM as above, with nothing appended.
+  //
+  // For kPrivateFile every populated page counts as written, since the page tables cannot be trusted there:
+  // where a protected page was dropped (MADV_DONTNEED) a marker stays behind, and the next store makes the
+  // page twice: first a copy of the file's, protected as the marker says, and only by a second fault a
+  // written one. A process that is frozen between the two has a page with other content and without a sign of
+  // it. (Such pages are few: data and relocations of programs and libraries.)
+  Result<void> written_and_absent(Range range, PageClass kind, Ranges& written, Ranges& missing);
+
+ private:
+  struct Query {
+    uint64_t flags = 0;
+    uint64_t inverted = 0;
+    uint64_t all_of = 0;
+    uint64_t any_of = 0;
+    uint64_t show = 0;
+  };
+  Pagemap(Fd fd, pid_t pid) : fd_(std::move(fd)), pid_(pid), found_(kFoundMax) {}
+  template <typename Visit>
+  Result<void> scan(Range range, const Query& query, uint64_t& done, Visit visit);
+  Result<Ranges> real_swap(Range range) const;
+  Result<void> file_pages(Range range, uint64_t flags, uint64_t& done, Ranges& populated);
+
+  static constexpr size_t kFoundMax = 4096;
+  Fd fd_;
+  pid_t pid_;
+  std::vector<uapi::PageRegion> found_;
+};
+
+}  // namespace godwit::runtime
