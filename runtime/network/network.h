@@ -2,18 +2,28 @@
 //
 // The namespace is made by us and handed to runc as a path, so that it can be prepared before the container
 // exists and the address can be held back: a held attachment's host side forwards nothing.
+//
+// CNI's bridge plugin announces an address as soon as it is configured, which would divert the packets of a
+// container that still runs elsewhere. So the plugin works on a scratch bridge without an uplink, and the
+// finished port then moves to the real bridge with a filter on it that lets no frame of the container pass
+// until the port is held (or, if not held, until attach() returns).
+//
+// All functions work in the network namespace of the calling thread, which is that of the host.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 
 namespace godwit::runtime {
 
 struct NetworkSpec {
-  std::string container_id;
-  std::string address;  // CIDR, "10.7.0.5/24"
+  std::string container_id;  // [A-Za-z0-9_.-], at most 128, not starting with '.'
+  std::string address;       // CIDR, "10.7.0.5/24"
   std::string mac;      // "02:..."; empty: derived from the address, so that it is the same on every host
   std::string bridge;   // a bridge of this host that its uplink is a port of
   std::string gateway;  // may be empty
@@ -29,22 +39,45 @@ struct Attachment {
   std::string mac;
 };
 
+// One container is attached or detached by one caller at a time; different containers in parallel.
 class Network {
  public:
-  // `directory`: where namespaces are mounted and CNI keeps its cache.
-  Network(std::string directory, std::string plugin_directory = "/usr/lib/cni");
+  // `directory`: where namespaces are mounted and attachments are recorded.
+  explicit Network(std::string directory, std::string plugin_directory = "/usr/lib/cni");
+  // EEXIST if the container is attached already (or a killed run left it): detach first. A failure leaves
+  // nothing behind. Takes 50-200 ms: the plugins are programs.
   Result<Attachment> attach(const NetworkSpec& spec, bool held);
+  // Removes the interfaces, the namespace and the record, also what an attach() that was killed left.
   Result<void> detach(const NetworkSpec& spec);
+  // The attachment as attach() recorded it; ENOENT if there is none. Survives a restart of the agent.
+  [[nodiscard]] Result<Attachment> find(const std::string& container_id) const;
 
  private:
   std::string directory_;
   std::string plugin_directory_;
 };
 
-// Bridge port state of the host interface: held ports neither send nor receive. One netlink message.
+// Bridge port state of the host interface: held ports neither send nor receive. One netlink message. The
+// bridge must not run STP in the kernel (EBUSY). Neither carrier changes nor new ports open a held port.
 Result<void> hold_port(const Attachment& attachment);
 Result<void> open_port(const Attachment& attachment);
-// Gratuitous ARP and unsolicited neighbour advertisement, sent into the bridge as if by the container.
+
+// Gratuitous ARP (request and reply form) or an unsolicited neighbour advertisement (RFC 5227, RFC 4861
+// 7.2.6), sent by the container's own interface, so that its bridge and every switch on the way learn the
+// new place. The port must be open, and the port of the old place sealed, or else it takes the place back.
+class Announcer {
+ public:
+  // Opens the socket inside the container's namespace ahead of time, so that announce() costs a send or two.
+  static Result<Announcer> prepare(const Attachment& attachment);
+  Result<void> announce();
+
+ private:
+  Announcer() = default;
+  Fd socket_;
+  std::string object_;
+  std::vector<std::vector<std::byte>> frames_;
+};
+// prepare() and announce() in one.
 Result<void> announce(const Attachment& attachment);
 
 }  // namespace godwit::runtime

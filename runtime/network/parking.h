@@ -1,11 +1,28 @@
 // Packet parking: during the cutover, frames for the container are collected instead of lost, and delivered
 // at the target.
 //
-// Source: a tap device is made a port of the bridge ahead of time. park() points the bridge's forwarding
-// entry of the container's MAC at the tap with one netlink message (sticky, so that nothing learns it back);
-// unpark() undoes it and puts what was collected back into the container's interface, in order.
-// Target: deliver() sends a frame out of the host interface of the attachment, straight to the container,
-// past the bridge (so that the bridge does not learn the client's address on the wrong port).
+// How. All frames for the container, wherever they come from, enter its network stack at one place: the
+// ingress of its interface. A BPF program there asks a word of memory that is shared with us. When it says
+// "parked", the program sends the frame back out of the interface; at the host's end of the veth pair a
+// second program, which knows such a frame by its source address not being the container's, moves it into a
+// tap device, where we read it. There is a single point of decision, so nothing overtakes anything, and no
+// frame is dropped on purpose: not even those which had passed the bridge already when parking began. park()
+// is one store.
+//
+// Why it is sound. The danger is data that the frozen container's kernel acknowledges after its socket was
+// read: it would be lost. Hence park() stores the word and then waits until every CPU has left the packet
+// processing it may have been in (runtime/network/grace.h). A frame is looked at and processed by TCP inside
+// one such run, so when park() returns no frame that came before is still on its way into a socket, and none
+// that comes after gets in. No timing is assumed. (A segment that waited in a socket's backlog is processed
+// when the socket's lock is released, so by the first getsockopt(2) on it.) Fragments of a datagram whose
+// other fragments came before park() are lost; TCP sends none, and UDP may lose.
+//
+// If this process dies, the kernel closes the programs' links, and packets flow to the container again.
+//
+// At the target deliver() sends a frame out of the host interface of the attachment, straight to the
+// container, past the bridge (so that the bridge does not learn the client's address on the wrong port).
+// Packets that reach the target directly may overtake those delivered. Where the strict order matters, park
+// at the target too before the port is opened there, and unpark() with the frames of the source.
 #pragma once
 
 #include <cstddef>
@@ -21,30 +38,44 @@
 
 namespace godwit::runtime {
 
+struct ParkingStatistics {
+  uint64_t parked = 0;       // frames taken from the container's way (segments of a large frame count each)
+  uint64_t read = 0;         // frames that came out of the tap
+  uint64_t dropped_own = 0;  // frames of the container that seal() kept in
+};
+
+// Not thread-safe, but park() may be called on another thread than prepare().
 class ParkingLot {
  public:
-  // Makes the tap. In the network namespace of the host (the caller's).
+  // Makes the tap and attaches the programs, which let everything pass for now. In the network namespace of
+  // the host (the caller's). Milliseconds; the container notices nothing. Needs Linux 6.6 (tcx).
   static Result<std::unique_ptr<ParkingLot>> prepare(const Attachment& attachment);
-  virtual ~ParkingLot() = default;  // unparks if parked, removes the tap
+  virtual ~ParkingLot() = default;  // unparks if parked and not sealed, removes the tap
+  // After it no frame gets into the container's network stack. Tens of microseconds.
   virtual Result<void> park() = 0;
-  // The container's own frames are stopped too (its port is held): called at the commit, before it is let go.
+  // The container's own frames are stopped too: called at the commit, before it is let go. Only while parked.
+  // One store. Ends with this object (or process): call forward_elsewhere() soon after.
   virtual Result<void> seal() = 0;
   // The migration failed: back to normal, `unsent` frames are delivered locally first, then what is still
-  // parked.
+  // parked, in order; packets that come meanwhile queue behind. Under a stream that keeps pace with that,
+  // order is given up after 50 ms. The container is open again whatever the result is. Ends a seal().
   virtual Result<void> unpark(const std::vector<std::vector<std::byte>>& unsent) = 0;
-  // The migration succeeded: the bridge may learn the new place; frames that still arrive are readable until
-  // destruction.
+  // The migration succeeded, and the target has announced the address: this host's bridge forgets the old
+  // place and the port is held, for good. Frames that arrived before are readable until destruction.
   virtual Result<void> forward_elsewhere() = 0;
   // poll(2)able; read_frame returns nothing when there is none. Frames that are not for the container
-  // (floods) are dropped.
+  // (floods) are dropped; broadcasts and multicasts are for it too.
   [[nodiscard]] virtual int fd() const = 0;
   virtual Result<std::optional<std::vector<std::byte>>> read_frame() = 0;
+  [[nodiscard]] virtual ParkingStatistics statistics() const = 0;
 };
 
 class FrameDelivery {
  public:
+  // Works for a held port as well as for an open one.
   static Result<std::unique_ptr<FrameDelivery>> open(const Attachment& attachment);
   virtual ~FrameDelivery() = default;
+  // A whole Ethernet frame, checked for its length only: what it says is the container's business.
   virtual Result<void> deliver(std::span<const std::byte> frame) = 0;
 };
 
