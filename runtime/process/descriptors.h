@@ -1,6 +1,12 @@
 // The descriptor tables of a container: read at the source, rebuilt at the target. One file per kind of
 // object (files.cc, pipes.cc, unix_sockets.cc, tcp.cc, epoll.cc, ...) behind these two classes.
 //
+// Errors that carry EAGAIN are of this moment only: a connection that waits to be accepted, a datagram that
+// waits to be read, a socket that is connecting, or whose peer has closed and it has not. Undo, thaw, and try
+// again a few milliseconds later. Every other error is for good.
+//
+// Ids: SharedMemory.id of a memfd is its inode number. FileDescription.owner_type is F_GETOWN_EX's plus one.
+//
 // Threads: the tracer thread.
 #pragma once
 
@@ -24,8 +30,10 @@ struct FrozenProcess {
 
 class DescriptorCapture {
  public:
-  static Result<std::unique_ptr<DescriptorCapture>> open(pid_t init_pid, std::string log_path);
-  virtual ~DescriptorCapture() = default;  // undoes
+  static Result<std::unique_ptr<DescriptorCapture>> open(pid_t init_pid, const std::string& log_path);
+  // Undoes. After the commit the source's processes must be dead before: a connection that has left repair
+  // mode is closed towards the client when its last holder ends.
+  virtual ~DescriptorCapture() = default;
   // Names every descriptor that cannot be moved. From /proc and fdinfo; disturbs nothing.
   virtual Result<void> preflight(const std::vector<CapturedProcess>& processes,
                                  std::vector<Refusal>& refusals) = 0;
@@ -64,7 +72,9 @@ class DescriptorRebuild {
   // sockets stay in repair mode until finish().
   virtual Result<void> complete(const model::Snapshot& frozen,
                                 const std::vector<ReplicaProcess>& processes) = 0;
-  // Established TCP sockets leave repair mode.
+  // To be called after the commit: unix sockets that are bound to a path take the place of the source's.
+  // Established TCP sockets leave repair mode; memfds get their seals (no writer may have them mapped any
+  // more).
   virtual Result<void> finish() = 0;
   // A descriptor of shared memory `id` of the snapshot: memfds, and MAP_SHARED|MAP_ANONYMOUS objects that the
   // replica's mappings are made from. Made on first use.

@@ -7,15 +7,33 @@
 // Threads: every function must be called on the thread that called seize(): ptrace(2) belongs to the tracer
 // thread. If that thread ends, the puppet runs on, unless kill_with_tracer() was asked for.
 // Ownership: destroying a Puppet that was not released detaches it with its registers restored.
+//
+// If the tracer dies. Between two calls of this class a stopped thread holds its own registers and its own
+// signal mask: it simply runs on. In the middle of run() it is inside the scratch code, which therefore ends
+// with a signal to itself (SIGURG, ignored by default) and then rt_sigreturn(2). A living tracer sees the
+// signal, discards it and takes over; without one the thread goes through rt_sigreturn, whose frame run() has
+// put into the scratch beforehand: all registers, the extended state and the signal mask come back and the
+// thread goes on where it was. What remains is this: the rest of the batch is executed (calls of the source
+// only ask, or are harmless) under the thread's own seccomp filter again; a call that was interrupted with
+// ERESTART_RESTARTBLOCK (poll, nanosleep) returns EINTR; and make_scratch() and drop_scratch() have a window
+// of some 20 us each, once in the life of a process, in which a tracer that dies takes the process with it,
+// because there is no frame yet, or no more.
+//
+// Signals. During run() everything but SIGURG is blocked. A SIGURG or a SIGSTOP of somebody else that arrives
+// just then is kept, and delivered by release().
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -23,10 +41,20 @@
 namespace godwit::runtime {
 
 // The private scratch mapping of one address space; shared by all puppets of that process.
-// [code | calls and data]. It is listed nowhere in a snapshot: see is_scratch().
+// [code | return frame | calls | data]; the code is not writable, the rest is not executable. It is listed
+// nowhere in a snapshot.
 struct Scratch {
   uint64_t start = 0;
   uint64_t size = 0;
+  [[nodiscard]] bool valid() const { return size != 0; }
+  [[nodiscard]] bool contains(uint64_t address) const { return address - start < size; }
+};
+
+// Where struct rseq of a thread lies (rseq(2)); length 0: not registered.
+struct RseqConfiguration {
+  uint64_t address = 0;
+  uint32_t length = 0;
+  uint32_t signature = 0;
 };
 
 // A list of system calls with the memory they read and write. Build it, run it, ask it.
@@ -52,12 +80,14 @@ class CallBatch {
     template <typename Integer>
       requires std::is_integral_v<Integer>
     Argument(Integer plain) : value(static_cast<uint64_t>(plain)) {}  // NOLINT: converts on purpose
-    Argument(Place place) : value(place.offset), is_place(true) {}    // NOLINT: converts on purpose
+    Argument(Place place) : value(place.offset), size(place.size), is_place(true) {}  // NOLINT: on purpose
     uint64_t value = 0;
+    uint64_t size = 0;
     bool is_place = false;
   };
   // Adds a call; returns its index. `what` names it in error messages ("mmap 7f00-7f01").
-  // A call that is not `may_fail` turns a negative result into the error of Puppet::run.
+  // A call that is not `may_fail` turns an error into the error of Puppet::run, and the calls after it are
+  // not made (their result is -ECANCELED).
   size_t call(long number, std::initializer_list<Argument> arguments, std::string what = {});
   size_t call_may_fail(long number, std::initializer_list<Argument> arguments);
 
@@ -85,6 +115,7 @@ class CallBatch {
   struct Link {
     uint64_t where;
     uint64_t target;
+    uint64_t target_size;
   };
   std::vector<Call> calls_;
   std::vector<std::byte> data_;
@@ -96,31 +127,49 @@ class Puppet {
   // PTRACE_SEIZE and PTRACE_INTERRUPT of the thread `tid` (as this process's pid namespace numbers it),
   // without waiting. Seize all threads first, then wait for each: the waits overlap.
   static Result<std::unique_ptr<Puppet>> seize(pid_t tid, uint64_t extra_options = 0);
+  // Takes over a thread that the kernel has attached to us because its parent was seized with
+  // PTRACE_O_TRACECLONE, FORK or VFORK. It is on its way to a stop: call wait_stopped().
+  static std::unique_ptr<Puppet> adopt(pid_t tid, uint64_t options);
   Puppet(const Puppet&) = delete;
   Puppet& operator=(const Puppet&) = delete;
   ~Puppet();
 
-  // Waits until the thread is stopped, and reads its registers. A signal that arrives meanwhile is kept for
-  // release().
+  // Waits until the thread is stopped, and reads its registers and signal mask. A signal that arrives
+  // meanwhile is delivered first: the registers then show the first instruction of its handler. Fails with
+  // ESRCH if the thread has died; it is forgotten then.
   Result<void> wait_stopped();
 
   [[nodiscard]] pid_t tid() const { return tid_; }
   // The registers the thread had when it stopped; what release() puts back unless set_registers was called.
   [[nodiscard]] const user_regs_struct& registers() const { return registers_; }
   void set_registers(const user_regs_struct& registers);
+  // The signals it blocked when it stopped (bit n-1: signal n); what it goes on with.
+  [[nodiscard]] uint64_t signal_mask() const { return signal_mask_; }
+  Result<void> set_signal_mask(uint64_t mask);
+  [[nodiscard]] Result<RseqConfiguration> rseq() const;
+  // A thread that stopped inside a restartable sequence continues at its abort handler, as the kernel would
+  // have it after a preemption. run() does it by itself; call it before registers() are put into a snapshot.
+  Result<void> leave_restartable_sequence();
 
-  // Makes the scratch mapping by one injected mmap(2), or adopts one that another puppet of the process made.
-  Result<void> make_scratch(uint64_t size = 1U << 20);
+  // Makes the scratch mapping by injected calls, far from other mappings; or adopts one that another puppet
+  // of the process made. `children_get_it`: whether a child made by fork(2) inherits it.
+  Result<void> make_scratch(uint64_t size = 1U << 20, bool children_get_it = true);
   void adopt_scratch(const Scratch& scratch) { scratch_ = scratch; }
+  // Whether the mapping is still there: a process that executes another program loses it.
+  [[nodiscard]] bool has_code(const Scratch& scratch) const;
   Result<void> drop_scratch();
   [[nodiscard]] const Scratch& scratch() const { return scratch_; }
 
   // Executes the batch. Batches larger than the scratch area are cut into several resumes.
   // Fails if the injection fails, or with the first failed call that was not may_fail.
   Result<void> run(CallBatch& batch);
-  // One call, no memory.
+  // One call, no memory. Works without a scratch too, at a `syscall` instruction found in the process.
   Result<int64_t> call(long number, std::initializer_list<CallBatch::Argument> arguments,
                        std::string what = {});
+
+  // Threads and processes that injected calls have made since one last asked (tids of our pid namespace), if
+  // the puppet was seized with PTRACE_O_TRACECLONE, FORK or VFORK. For adopt().
+  [[nodiscard]] std::vector<pid_t> take_newborn() { return std::exchange(newborn_, {}); }
 
   // PTRACE_O_EXITKILL on or off: whether the puppet dies with this tracer.
   Result<void> kill_with_tracer(bool on);
@@ -130,12 +179,36 @@ class Puppet {
   void abandon() { seized_ = false; }
 
  private:
-  explicit Puppet(pid_t tid) : tid_(tid) {}
+  Puppet(pid_t tid, uint64_t options) : tid_(tid), options_(options), seized_(true) {}
+
+  // One resume. `pieces` are written before it, `results` read after it.
+  struct Chunk;
+  Result<Chunk> next_chunk(const CallBatch& batch, size_t first) const;
+  Result<void> run_chunk(CallBatch& batch, const Chunk& chunk);
+  Result<void> execute_scratch(size_t calls);
+  Result<void> resume_until_done();
+  Result<void> prepare_frame();
+  Result<void> restore();
+  // A single call without a scratch, by two system-call stops.
+  Result<int64_t> call_bare(uint64_t number, const uint64_t (&arguments)[6]);
+  Result<uint64_t> find_syscall_instruction() const;
+  Result<void> wait_for_syscall_stop();
+  Result<int> wait_status();
+  Result<void> write(uint64_t address, std::span<const std::byte> bytes) const;
+  [[nodiscard]] std::string name() const { return "thread " + std::to_string(tid_); }
+
   pid_t tid_;
-  bool seized_ = false;
+  uint64_t options_;
+  bool seized_;
+  bool stopped_ = false;
   user_regs_struct registers_{};
+  uint64_t signal_mask_ = 0;
+  bool sequence_left_ = false;  // leave_restartable_sequence() was done in this stop
   Scratch scratch_;
-  std::vector<int> held_signals_;
+  std::vector<std::byte> frame_;  // what rt_sigreturn(2) would restore; empty until needed in this stop
+  std::vector<siginfo_t> held_signals_;
+  bool held_stop_ = false;  // a SIGSTOP arrived during run()
+  std::vector<pid_t> newborn_;
 };
 
 template <typename T>

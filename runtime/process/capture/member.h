@@ -1,0 +1,64 @@
+// A process of the container while it is captured, with its threads and what is remembered of it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "runtime/process/capture.h"
+#include "runtime/process/capture/proc_text.h"
+#include "runtime/process/puppet.h"
+
+namespace godwit::runtime {
+
+struct Member {
+  CapturedProcess process;
+  uint64_t start_time = 0;  // of the stat file: tells a pid that was reused
+  Scratch scratch;
+  bool visited = false;
+  // Held threads by host tid; empty while the container runs.
+  std::map<pid_t, std::unique_ptr<Puppet>> threads;
+  // Seccomp filters by host tid: they are only ever added, so a count that did not change means the same
+  // ones.
+  std::map<pid_t, std::vector<std::string>> filters;
+
+  [[nodiscard]] Puppet* leader() const {
+    const auto found = threads.find(process.host_pid);
+    return found == threads.end() ? nullptr : found->second.get();
+  }
+};
+
+// /proc/PID/NAME and /proc/PID/task/TID/NAME
+[[nodiscard]] inline std::string proc_path(pid_t pid, const std::string& name) {
+  return "/proc/" + std::to_string(pid) + "/" + name;
+}
+Result<ProcStat> read_stat(pid_t pid);
+// A thread's own: /proc/TID works for threads as it does for leaders.
+Result<ProcStatus> read_status(pid_t tid);
+// Host tids, the leader first.
+Result<std::vector<pid_t>> list_threads(pid_t pid);
+// The processes of the subtree of `init`, by /proc/PID/task/TID/children, parents first.
+Result<std::vector<pid_t>> list_tree(pid_t init);
+
+// Fills everything of the process that /proc and unprivileged system calls show from outside, except memory
+// mappings, threads and descriptors.
+Result<void> read_process(const Member& member, pid_t init, model::Process& process);
+// Appends the thread as /proc shows it.
+Result<void> read_thread(pid_t tid, model::Thread& thread, ProcStatus& status);
+
+// Frozen only. What ptrace tells of a held thread: registers are the caller's business.
+Result<void> read_held_thread(Member& member, Puppet& puppet, const ProcStatus& status,
+                              model::Thread& thread);
+Result<void> read_pending(pid_t tid, bool shared,
+                          google::protobuf::RepeatedPtrField<model::PendingSignal>* to);
+// Frozen only. What only the process itself can ask, in one batch of its leader.
+Result<void> ask_process(const Member& member, const std::vector<ProcTimer>& timers,
+                         const std::map<pid_t, uint32_t>& container_tids, model::Process& process);
+// What only the thread itself can ask.
+Result<void> ask_thread(Puppet& puppet, model::Thread& thread);
+
+}  // namespace godwit::runtime

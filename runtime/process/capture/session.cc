@@ -1,0 +1,201 @@
+// Snapshots: the order in which things are read, and what a round may leave out.
+#include "runtime/process/capture/session.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/clock.h"
+
+namespace godwit::runtime {
+namespace {
+
+std::string name_of(const Member& member) {
+  return "pid " + std::to_string(member.process.container_pid);
+}
+
+void nothing_refused(const std::string&, const std::string&) {}
+
+}  // namespace
+
+Result<std::unique_ptr<Capture>> Capture::open(CaptureOptions options) {
+  if (options.init_pid <= 0) return refuse("capture", "a container", "it has no init process");
+  if (bool(options.freeze_cgroup) != bool(options.thaw_cgroup))
+    return refuse("capture", "a container", "a freezer needs both directions");
+  GODWIT_ASSIGN(auto descriptors, DescriptorCapture::open(options.init_pid, options.log_path));
+  return std::make_unique<CaptureSession>(std::move(options), std::move(descriptors));
+}
+
+Result<model::Process> CaptureSession::describe(Member& member) {
+  model::Process process;
+  GODWIT_TRY(read_process(member, options_.init_pid, process));
+  GODWIT_TRY(
+      mappings_.read(member.process.host_pid, member.scratch, *process.mutable_memory(), nothing_refused));
+  return process;
+}
+
+Result<void> CaptureSession::add_live_threads(const Member& member, model::Process& process) {
+  GODWIT_ASSIGN(const auto tids, list_threads(member.process.host_pid));
+  for (const pid_t tid : tids) {
+    model::Thread thread;
+    ProcStatus status;
+    // A thread that ends while it is read is simply not there; a reader of live snapshots expects that.
+    if (read_thread(tid, thread, status).has_value()) *process.add_threads() = std::move(thread);
+  }
+  return {};
+}
+
+Result<void> CaptureSession::add_frozen_threads(Member& member, model::Process& process) {
+  const pid_t pid = member.process.host_pid;
+  std::vector<Puppet*> puppets{member.leader()};
+  for (auto& [tid, puppet] : member.threads)
+    if (tid != pid) puppets.push_back(puppet.get());
+  std::map<pid_t, uint32_t> container_tids{{pid, process.pid()}};
+  // Signals first: nothing may run in the process before its queues are read.
+  GODWIT_TRY(read_pending(pid, true, process.mutable_pending_signals()));
+  for (Puppet* puppet : puppets) {
+    auto& thread = *process.add_threads();
+    ProcStatus status;
+    GODWIT_TRY(read_thread(puppet->tid(), thread, status));
+    GODWIT_TRY(read_held_thread(member, *puppet, status, thread));
+    container_tids[puppet->tid()] = thread.tid();
+    const user_regs_struct registers = restarts_.resumable(puppet->tid(), puppet->registers());
+    thread.set_general_registers(&registers, sizeof registers);
+  }
+  GODWIT_TRY(ensure_scratch(member, *member.leader()));
+  for (size_t i = 0; i < puppets.size(); ++i)
+    GODWIT_TRY(ask_thread(*puppets[i], *process.mutable_threads(static_cast<int>(i))));
+  GODWIT_ASSIGN(const std::string text, read_file(proc_path(pid, "timers")));
+  GODWIT_ASSIGN(const auto timers, parse_timers(text));
+  return ask_process(member, timers, container_tids, process);
+}
+
+// What may have changed since the preflight and would be lost silently.
+Result<void> CaptureSession::require_movable(const Member& member) const {
+  std::vector<Refusal> refusals;
+  // A child that ended just now: its parent will have waited for it when one looks again (EAGAIN).
+  if (member.leader() == nullptr)
+    return fail("capture", name_of(member), EAGAIN, "it is a zombie, or its leader has ended");
+  examine_process(member, refusals);
+  if (refusals.empty()) return {};
+  return refuse("capture", name_of(member) + " " + refusals.front().object, refusals.front().reason);
+}
+
+Result<void> CaptureSession::add_processes(model::Snapshot& snapshot, bool frozen, bool everything) {
+  mappings_.clear_shared();
+  for (auto& member : members_) {
+    if (frozen) GODWIT_TRY(require_movable(*member));
+    if (!frozen) {
+      const auto refreshed = mappings_.refresh_advice(member->process.host_pid);
+      if (!refreshed.has_value()) continue;  // it has ended
+    } else {
+      GODWIT_TRY(ensure_scratch(*member, *member->leader()));
+    }
+    auto process = describe(*member);
+    if (!process.has_value()) {
+      // One that is ending loses its memory and links first, its place in /proc last.
+      const bool ending = process.error().code == ENOENT || process.error().code == ESRCH;
+      if (!ending) return std::unexpected(process.error());
+      if (!frozen) continue;
+      return fail("capture", name_of(*member), EAGAIN, "it is ending");
+    }
+    if (frozen && everything) {
+      GODWIT_TRY(add_frozen_threads(*member, *process));
+    } else {
+      GODWIT_TRY(add_live_threads(*member, *process));
+    }
+    if (!frozen || !everything) {
+      // /proc shows where the heap ends, rounded up to pages; the complete frozen snapshot asks for the byte.
+      auto& memory = *process->mutable_memory();
+      memory.set_brk(memory.start_brk());
+      for (const auto& mapping : memory.mappings())
+        if (mapping.start() <= memory.start_brk() && memory.start_brk() < mapping.end())
+          memory.set_brk(mapping.end());
+    }
+    if (process->threads().empty() || process->threads(0).tid() != process->pid()) {
+      if (!frozen) continue;
+      return fail("capture", name_of(*member), EAGAIN, "its leading thread is ending");
+    }
+    *snapshot.add_processes() = *std::move(process);
+  }
+  add_shared_memory(snapshot);
+  return {};
+}
+
+void CaptureSession::add_shared_memory(model::Snapshot& snapshot) const {
+  for (const auto& [id, place] : mappings_.shared()) {
+    if (std::ranges::any_of(snapshot.shared_memory(), [&](const auto& known) { return known.id() == id; }))
+      continue;
+    auto& memory = *snapshot.add_shared_memory();
+    memory.set_id(id);
+    memory.set_size(place.size);
+  }
+}
+
+Result<void> CaptureSession::add_clocks(model::Snapshot& snapshot) const {
+  auto& clocks = *snapshot.mutable_clocks();
+  int64_t offsets[2] = {};  // monotonic, boottime
+  const std::string path = proc_path(options_.init_pid, "timens_offsets");
+  if (const auto text = read_file(path); text.has_value()) {
+    long long seconds[2] = {}, nanoseconds[2] = {};
+    if (std::sscanf(text->c_str(), "monotonic %lld %lld\nboottime %lld %lld", &seconds[0], &nanoseconds[0],
+                    &seconds[1], &nanoseconds[1]) != 4)
+      return refuse("parse", path, "not as time_namespaces(7) describes it");
+    for (int i = 0; i < 2; ++i) offsets[i] = seconds[i] * 1'000'000'000 + nanoseconds[i];
+  } else if (text.error().code != ENOENT) {
+    return std::unexpected(text.error());
+  }
+  clocks.set_monotonic_offset_ns(offsets[0]);
+  clocks.set_boottime_offset_ns(offsets[1]);
+  clocks.set_monotonic_ns(clock_ns(CLOCK_MONOTONIC) + offsets[0]);
+  clocks.set_boottime_ns(clock_ns(CLOCK_BOOTTIME) + offsets[1]);
+  GODWIT_ASSIGN(auto boot, read_file("/proc/sys/kernel/random/boot_id"));
+  if (boot.ends_with('\n')) boot.pop_back();
+  clocks.set_boot_id(boot);
+  return {};
+}
+
+Result<model::Snapshot> CaptureSession::snapshot_live() {
+  if (frozen_) return refuse("take a live snapshot of", "the container", "it is frozen");
+  GODWIT_TRY(refresh_members());
+  model::Snapshot snapshot;
+  GODWIT_TRY(add_processes(snapshot, false, false));
+  GODWIT_TRY(add_clocks(snapshot));
+  GODWIT_TRY(descriptors_->capture_live(processes(), snapshot));
+  return snapshot;
+}
+
+Result<model::Snapshot> CaptureSession::snapshot_frozen_memory() {
+  if (!frozen_) return refuse("take a frozen snapshot of", "the container", "it runs");
+  model::Snapshot snapshot;
+  snapshot.set_frozen(true);
+  GODWIT_TRY(add_processes(snapshot, true, false));
+  return snapshot;
+}
+
+Result<model::Snapshot> CaptureSession::snapshot_frozen() {
+  if (!frozen_) return refuse("take a frozen snapshot of", "the container", "it runs");
+  model::Snapshot snapshot;
+  snapshot.set_frozen(true);
+  GODWIT_TRY(add_clocks(snapshot));
+  GODWIT_TRY(add_processes(snapshot, true, true));
+  std::vector<FrozenProcess> frozen;
+  for (auto& member : members_) frozen.push_back({.process = member->process, .leader = member->leader()});
+  GODWIT_TRY(descriptors_->capture_frozen(frozen, snapshot));
+  return snapshot;
+}
+
+Result<int> CaptureSession::shared_memory_fd(uint64_t id) {
+  if (const auto known = shared_fds_.find(id); known != shared_fds_.end()) return known->second.get();
+  const auto place = mappings_.shared().find(id);
+  if (place == mappings_.shared().end()) return descriptors_->shared_memory_fd(id);
+  char name[64];
+  std::snprintf(name, sizeof name, "map_files/%lx-%lx", place->second.start, place->second.end);
+  GODWIT_ASSIGN(Fd fd, open_file(proc_path(place->second.pid, name), O_RDWR));
+  return shared_fds_.emplace(id, std::move(fd)).first->second.get();
+}
+
+}  // namespace godwit::runtime

@@ -1,0 +1,76 @@
+// The implementation of Capture. members.cc follows processes as they come and go and holds their threads;
+// session.cc builds snapshots; preflight.cc names what cannot be moved.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "base/fd.h"
+#include "runtime/process/capture.h"
+#include "runtime/process/capture/mappings.h"
+#include "runtime/process/capture/member.h"
+#include "runtime/process/capture/registers.h"
+#include "runtime/process/descriptors.h"
+
+namespace godwit::runtime {
+
+// Of the source: its batches are short, and the container pays for it.
+inline constexpr uint64_t kCaptureScratchSize = 64U << 10U;
+
+class CaptureSession final : public Capture {
+ public:
+  CaptureSession(CaptureOptions options, std::unique_ptr<DescriptorCapture> descriptors)
+      : options_(std::move(options)), descriptors_(std::move(descriptors)) {}
+  ~CaptureSession() override { static_cast<void>(thaw()); }
+
+  Result<std::vector<Refusal>> preflight() override;
+  Result<model::Snapshot> snapshot_live() override;
+  Result<void> visit_new_processes(
+      const std::function<Result<void>(const CapturedProcess&, Puppet&)>& visit) override;
+  Result<void> freeze() override;
+  Result<model::Snapshot> snapshot_frozen_memory() override;
+  Result<model::Snapshot> snapshot_frozen() override;
+  Result<void> thaw() override;
+  [[nodiscard]] std::vector<CapturedProcess> processes() const override;
+  [[nodiscard]] Result<int> shared_memory_fd(uint64_t id) override;
+
+ private:
+  // Brings members_ to what runs now: parents before children, the init first.
+  Result<void> refresh_members();
+  [[nodiscard]] Result<std::vector<pid_t>> list_pids() const;
+  // Seizes what is not held yet; true if there was something.
+  Result<bool> seize_newcomers();
+  Result<bool> seize_threads(Member& member, std::vector<Puppet*>& fresh);
+  Result<void> freeze_held();
+  Result<void> visit(Member& member, Puppet& leader,
+                     const std::function<Result<void>(const CapturedProcess&, Puppet&)>& visitor);
+  Result<void> ensure_scratch(Member& member, Puppet& puppet);
+
+  Result<model::Process> describe(Member& member);
+  Result<model::Process> describe_frozen(Member& member);
+  Result<void> add_processes(model::Snapshot& snapshot, bool frozen, bool everything);
+  Result<void> add_live_threads(const Member& member, model::Process& process);
+  Result<void> add_frozen_threads(Member& member, model::Process& process);
+  void add_shared_memory(model::Snapshot& snapshot) const;
+  Result<void> add_clocks(model::Snapshot& snapshot) const;
+  Result<void> require_movable(const Member& member) const;
+
+  void examine_process(const Member& member, std::vector<Refusal>& refusals) const;
+  void examine_threads(const Member& member, std::vector<Refusal>& refusals) const;
+  void examine_namespaces(const Member& member, std::vector<Refusal>& refusals) const;
+  void examine_sharing(std::vector<Refusal>& refusals) const;
+  void examine_tree(std::vector<Refusal>& refusals) const;
+  void examine_ipc(std::vector<Refusal>& refusals) const;
+
+  CaptureOptions options_;
+  std::unique_ptr<DescriptorCapture> descriptors_;
+  std::vector<std::unique_ptr<Member>> members_;
+  MappingReader mappings_;
+  RestartMemory restarts_;
+  std::map<uint64_t, Fd> shared_fds_;
+  bool cgroup_frozen_ = false;
+  bool frozen_ = false;
+};
+
+}  // namespace godwit::runtime
