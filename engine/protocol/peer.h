@@ -1,0 +1,65 @@
+// Peer: the other end of a session's control connection (session.proto), and everything else that may end a
+// wait for it: a cancelled order, an agent that is gone, a failed page writer.
+//
+// Threads: one. Waits are bounded by the deadline that was set.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "engine/protocol/session.pb.h"
+
+namespace godwit::engine {
+
+class Peer {
+ public:
+  // `name`: of the other end, for messages: "the target 10.0.0.2:7000".
+  Peer(Fd socket, std::string name);
+  [[nodiscard]] int socket() const { return socket_.get(); }
+  [[nodiscard]] const std::string& name() const { return name_; }
+
+  void set_deadline_ns(int64_t deadline_ns) { deadline_ns_ = deadline_ns; }
+  // When `fd` becomes readable, `why` is asked; its error ends whatever wait is under way.
+  void interrupt_on(int fd, std::function<Result<void>()> why);
+  // From now on nothing but the peer and the deadline ends a wait: after the commit there is no way back.
+  void ignore_interrupts() { interrupts_.clear(); }
+
+  Result<void> send(const model::ControlMessage& message);
+  // The next message, which must be the wanted one. An Abort, a Refusal or a closed connection is an error
+  // that carries the peer's words.
+  Result<model::ControlMessage> expect(model::ControlMessage::MessageCase wanted);
+  Result<model::ControlMessage> receive();
+  // Without waiting: an error if the peer, the agent or the deadline has ended the session.
+  Result<void> check();
+  // After an error elsewhere (the link was cut): the reason that the peer gives, if it gives one soon, is the
+  // better one.
+  Error prefer_its_words(Error error);
+  // Tells the peer, if it still listens, why the session ends.
+  void abort(const std::string& why);
+
+ private:
+  Result<void> wait_readable();
+  Result<void> ask_interrupts(bool& socket_readable, int timeout_ms);
+
+  struct Interrupt {
+    int fd;
+    std::function<Result<void>()> why;
+  };
+  Fd socket_;
+  std::string name_;
+  int64_t deadline_ns_ = 0;
+  std::vector<Interrupt> interrupts_;
+};
+
+// Connects to an agent's control listener, "ADDR:PORT" or "[ADDR6]:PORT".
+Result<Fd> connect_to_agent(const std::string& address, int64_t deadline_ns);
+// Splits "ADDR:PORT".
+struct HostPort {
+  std::string host;
+  uint16_t port = 0;
+};
+Result<HostPort> parse_host_port(const std::string& text);
+
+}  // namespace godwit::engine

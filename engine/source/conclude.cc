@@ -1,0 +1,104 @@
+// The end of a session: of a migration that succeeded, and of one that is rolled back.
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/wait.h>
+
+#include <filesystem>
+
+#include "base/clock.h"
+#include "engine/priority.h"
+#include "engine/source/source_session.h"
+
+namespace godwit::engine {
+
+using model::ControlMessage;
+
+namespace {
+
+// Nothing can be done about these but to say them.
+void tell(const std::string& container, const Result<void>& result) {
+  if (!result) spdlog::warn("{}: {}", container, result.error().to_string());
+}
+
+}  // namespace
+
+Result<SourceSession::State> SourceSession::conclude() {
+  timeline_.add("cutover", frozen_us_, running_us_);
+  const auto phase = timeline_.phase("conclude");
+  Result<void> verification;
+  if (order_.goals().verify()) verification = verify();
+  ControlMessage farewell;
+  farewell.mutable_farewell();
+  tell(order_.container().id(), target_->send(farewell));
+  remove_remains();
+  if (!verification) return std::unexpected(verification.error());
+  return State::kEnded;
+}
+
+// The stopped remains still hold the memory as it was when it was frozen; the target has kept its digests.
+Result<void> SourceSession::verify() {
+  const auto phase = timeline_.phase("conclude/verify");
+  GODWIT_ASSIGN(const runtime::MemoryView view, view_of(frozen_snapshot_));
+  GODWIT_ASSIGN(const auto digests, pages_.digest(view));
+  ControlMessage message;
+  for (const runtime::PageSource::SpaceDigest& digest : digests) {
+    model::SpaceDigest& entry = *message.mutable_verify()->add_digests();
+    entry.set_space_kind(static_cast<uint32_t>(digest.kind));
+    entry.set_space_id(digest.space_id);
+    entry.set_pages(digest.pages);
+    entry.set_digest_low(digest.digest_low);
+    entry.set_digest_high(digest.digest_high);
+  }
+  message.mutable_verify();
+  target_->set_deadline_ns(std::max(deadline_ns_, monotonic_ns() + 10'000'000'000));
+  GODWIT_TRY(target_->send(message));
+  GODWIT_ASSIGN(const ControlMessage answer, target_->expect(ControlMessage::kVerified));
+  if (!answer.verified().difference().empty())
+    return refuse("verify the memory of", order_.container().id(), answer.verified().difference());
+  verified_ = true;
+  return {};
+}
+
+void SourceSession::remove_remains() {
+  const auto phase = timeline_.phase("conclude/remove");
+  const std::string& id = order_.container().id();
+  tell(id, parking_->forward_elsewhere());
+  for (const runtime::CapturedProcess& process : capture_->processes()) ::kill(process.host_pid, SIGKILL);
+  // The tracer reaps first; only then do the processes go to their keeper.
+  int status = 0;
+  while (::waitpid(-1, &status, __WALL) > 0 || errno == EINTR) {
+  }
+  tell(id, runc_.remove(id, true));
+  parking_.reset();
+  tell(id, network_.detach({.container_id = id,
+                            .address = order_.container().address(),
+                            .mac = order_.container().mac(),
+                            .bridge = order_.agent().bridge(),
+                            .gateway = order_.container().gateway()}));
+  tell(id, journal_->remove());
+  model::WorkerReport report;
+  report.set_departed(id);
+  agent_.report(report);
+}
+
+// Before the commit: the container runs on here as if nothing had been.
+void SourceSession::roll_back(Error& error) {
+  const std::string& id = order_.container().id();
+  if (frozen_) {
+    if (freezer_) tell(id, freezer_->thaw());
+    tell(id, capture_->thaw());
+    frozen_ = false;
+  }
+  if (parked_) tell(id, parking_->unpark({}));
+  parked_ = false;
+  become_background();
+  if (target_) error = target_->prefer_its_words(std::move(error));
+  if (target_) target_->abort(error.to_string());
+  if (throttle_) tell(id, throttle_->release());
+  tell(id, pages_.stop());
+  parking_.reset();
+  capture_.reset();
+  if (journal_) tell(id, journal_->remove());
+}
+
+}  // namespace godwit::engine

@@ -1,0 +1,45 @@
+// Everything that can refuse a migration before anything is touched.
+#include <fmt/format.h>
+
+#include "engine/preflight_check.h"
+#include "engine/source/source_session.h"
+
+namespace godwit::engine {
+
+Result<SourceSession::State> SourceSession::preflight() {
+  const auto phase = timeline_.phase("preflight");
+  GODWIT_TRY(faults_.at_step("source.preflight", deadline_ns_));
+  const std::string& transport = order_.goals().transport();
+  if (!transport.empty() && transport != "auto" && transport != "tcp")
+    return refuse("migrate by the transport", transport, "this build knows auto and tcp");
+  const std::string& tracker = order_.goals().tracker();
+  if (!tracker.empty() && tracker != "auto" && tracker != "uffd")
+    return refuse("track memory by", tracker, "this build knows auto and uffd");
+
+  GODWIT_ASSIGN(const pid_t init_pid, runc_.init_pid(order_.container().id()));
+  GODWIT_ASSIGN(runtime::Freezer freezer, runtime::Freezer::open(init_pid));
+  freezer_.emplace(std::move(freezer));
+  GODWIT_ASSIGN(attachment_, network_.find(order_.container().id()));
+  GODWIT_ASSIGN(capture_, runtime::Capture::open({.init_pid = init_pid,
+                                                  .log_path = paths_.log,
+                                                  .freeze_cgroup = [this] { return freezer_->freeze(); },
+                                                  .thaw_cgroup = [this] { return freezer_->thaw(); },
+                                                  .list_cgroup = [this] { return freezer_->processes(); }}));
+  GODWIT_ASSIGN(const std::vector<runtime::Refusal> refusals, lasting_refusals(*capture_));
+  GODWIT_TRY(refuse_if_any(refusals));
+  GODWIT_ASSIGN(runtime::CpuThrottle throttle, runtime::CpuThrottle::open(init_pid));
+  throttle_.emplace(std::move(throttle));
+  return State::kPrepare;
+}
+
+Result<void> SourceSession::refuse_if_any(const std::vector<runtime::Refusal>& refusals) {
+  if (refusals.empty()) return {};
+  refusals_ = refusals;
+  const runtime::Refusal& first = refusals.front();
+  std::string why = fmt::format("pid {} {}: {}", first.pid, first.object, first.reason);
+  if (refusals.size() > 1)
+    why += fmt::format(", and {} more (godwit check {})", refusals.size() - 1, order_.container().id());
+  return refuse("migrate", order_.container().id(), why);
+}
+
+}  // namespace godwit::engine

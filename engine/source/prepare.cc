@@ -1,0 +1,85 @@
+// What can be made ahead of the freeze: the replica's container at the target, the link, the parking lot.
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include "base/clock.h"
+#include "engine/host_resources.h"
+#include "engine/source/source_session.h"
+#include "engine/version.h"
+#include "transport/tcp/tcp_link.h"
+
+namespace godwit::engine {
+
+using model::ControlMessage;
+
+namespace {
+constexpr int64_t kConnectPatienceNs = 5'000'000'000;
+constexpr uint32_t kBufferBytes = 1U << 20;
+}  // namespace
+
+Result<SourceSession::State> SourceSession::prepare() {
+  const auto phase = timeline_.phase("prepare");
+  {
+    const auto connecting = timeline_.phase("prepare/connect");
+    GODWIT_ASSIGN(Fd socket, connect_to_agent(order_.target(),
+                                              std::min(deadline_ns_, monotonic_ns() + kConnectPatienceNs)));
+    target_.emplace(std::move(socket), "the target " + order_.target());
+  }
+  target_->set_deadline_ns(deadline_ns_);
+  target_->interrupt_on(agent_.fd(), [this] { return agent_.why_interrupted(); });
+  faults_.set_connection(target_->socket());
+  GODWIT_TRY(faults_.at_step("source.prepare", deadline_ns_));
+  GODWIT_TRY(greet_target());
+  GODWIT_ASSIGN(clock_, measure_clock_difference(*target_));
+  GODWIT_ASSIGN(parking_, runtime::ParkingLot::prepare(attachment_));
+  GODWIT_ASSIGN(Journal journal, Journal::create(paths_.journal, order_.session(), order_.target()));
+  journal_.emplace(std::move(journal));
+  return State::kRound;
+}
+
+// Says what is coming; the target makes its container and answers when it is ready for pages.
+Result<void> SourceSession::greet_target() {
+  const auto phase = timeline_.phase("prepare/target");
+  GODWIT_ASSIGN(const runtime::model::Snapshot snapshot, capture_->snapshot_live());
+  ControlMessage message;
+  model::Hello& hello = *message.mutable_hello();
+  hello.set_version(kProtocolVersion);
+  hello.set_session(order_.session());
+  hello.set_source_name(order_.agent().name());
+  hello.set_source_agent(order_.agent().listen_address());
+  *hello.mutable_container() = order_.container();
+  *hello.mutable_goals() = order_.goals();
+  *hello.mutable_clocks() = snapshot.clocks();
+  uint64_t memory_bytes = 0;
+  uint32_t state_bytes = 0;
+  for (const runtime::CapturedProcess& process : capture_->processes()) {
+    // One that has ended meanwhile needs no room.
+    memory_bytes += resident_bytes(process.host_pid).value_or(0);
+  }
+  for (const auto& process : snapshot.processes())
+    for (const auto& thread : process.threads())
+      state_bytes = std::max(state_bytes, static_cast<uint32_t>(thread.extended_state().size()));
+  hello.set_memory_bytes(memory_bytes);
+  hello.set_extended_state_bytes(state_bytes);
+  hello.set_streams(order_.goals().streams() == 0 ? default_streams() : order_.goals().streams());
+  hello.set_buffer_bytes(kBufferBytes);
+  GODWIT_TRY(target_->send(message));
+  GODWIT_ASSIGN(const ControlMessage answer, target_->expect(ControlMessage::kWelcome));
+  return connect_link(answer.welcome());
+}
+
+Result<void> SourceSession::connect_link(const model::Welcome& welcome) {
+  GODWIT_ASSIGN(HostPort place, parse_host_port(order_.target()));
+  if (!welcome.link_address().empty()) place.host = welcome.link_address();
+  if (welcome.link_port() == 0 || welcome.link_port() > UINT16_MAX)
+    return refuse("connect the link to", target_->name(), "it named no valid port");
+  transport::LinkOptions options;
+  options.streams = order_.goals().streams() == 0 ? default_streams() : order_.goals().streams();
+  options.buffer_bytes = kBufferBytes;
+  GODWIT_ASSIGN(link_, transport::connect_tcp_link(place.host, static_cast<uint16_t>(welcome.link_port()),
+                                                   welcome.link_token(), options, deadline_ns_));
+  link_->set_deadline_ns(deadline_ns_);
+  return {};
+}
+
+}  // namespace godwit::engine

@@ -1,0 +1,138 @@
+// SourceSession: the source side of one migration, from the preflight to the removal of the remains.
+//
+//   preflight -> prepare -> round -> round -> ... -> cutover -> commit -> conclude -> ended
+//                             ^-------- transient --------'
+//
+// Each state is one function, which returns the next state or an error. An error before the commit rolls
+// everything back: the container runs on here as if nothing had been. After the commit there is no way back:
+// errors are reported, and the container is the target's.
+//
+// Threads: one; it is the tracer of the container's processes. A worker process runs exactly one session.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/agent_channel.h"
+#include "engine/clock_sync.h"
+#include "engine/fault.h"
+#include "engine/journal.h"
+#include "engine/policy/round_policy.h"
+#include "engine/protocol/peer.h"
+#include "engine/protocol/worker.pb.h"
+#include "engine/timeline.h"
+#include "engine/worker.h"
+#include "runtime/container/container.h"
+#include "runtime/container/freezer.h"
+#include "runtime/memory/page_source.h"
+#include "runtime/network/network.h"
+#include "runtime/network/parking.h"
+#include "runtime/process/capture.h"
+#include "transport/link.h"
+
+namespace godwit::engine {
+
+class SourceSession {
+ public:
+  SourceSession(model::SourceOrder order, AgentChannel& agent);
+  SourceSession(const SourceSession&) = delete;
+  SourceSession& operator=(const SourceSession&) = delete;
+  ~SourceSession();
+
+  // Runs to the end; events go to the agent as they happen. The result says where the container is now.
+  model::MigrationResult run();
+
+ private:
+  enum class State { kInvalid = 0, kPreflight, kPrepare, kRound, kCutover, kCommit, kConclude, kEnded };
+  static const char* name(State state);
+  Result<State> step(State state);
+
+  // preflight.cc
+  Result<State> preflight();
+  Result<void> refuse_if_any(const std::vector<runtime::Refusal>& refusals);
+  // prepare.cc
+  Result<State> prepare();
+  Result<void> greet_target();
+  Result<void> connect_link(const model::Welcome& welcome);
+  // round.cc
+  Result<State> round();
+  Result<void> track_new_processes();
+  Result<void> send_layout(const runtime::model::Snapshot& snapshot, const runtime::RoundPages& pages);
+  Result<uint64_t> send_pages();
+  Result<runtime::RoundPages> begin_pages(const runtime::model::Snapshot& snapshot);
+  Result<runtime::MemoryView> view_of(const runtime::model::Snapshot& snapshot);
+  Result<State> decide_next(RoundMeasurement measurement, const runtime::PageCounters& before,
+                            uint64_t pages_due);
+  // cutover.cc
+  Result<State> cutover();
+  Result<void> freeze();
+  Result<void> send_frozen();
+  Result<State> retry_later(const Error& error);
+  // commit.cc
+  Result<State> commit();
+  Result<void> hand_over_frames();
+  Result<void> await_running();
+  Result<void> ask_target_until_running();
+  // conclude.cc
+  Result<State> conclude();
+  Result<void> verify();
+  void remove_remains();
+  void roll_back(Error& error);
+  model::MigrationResult result();
+
+  void report(model::MigrationEvent event);
+  void report_state(State state, const std::string& detail = {});
+  [[nodiscard]] uint64_t elapsed_us() const;
+
+  // The order.
+  const model::SourceOrder order_;
+  const ContainerPaths paths_;
+  AgentChannel& agent_;
+  Faults faults_;
+  const int64_t begun_ns_;
+  const int64_t deadline_ns_;
+
+  // The container, as found by the preflight.
+  runtime::Runc runc_;
+  runtime::Network network_;
+  runtime::Attachment attachment_;
+  std::optional<runtime::Freezer> freezer_;
+  std::unique_ptr<runtime::Capture> capture_;
+
+  // Made by prepare.
+  std::optional<Peer> target_;
+  ClockDifference clock_;
+  std::unique_ptr<transport::LinkSender> link_;
+  std::unique_ptr<runtime::ParkingLot> parking_;
+  std::optional<runtime::CpuThrottle> throttle_;
+  std::optional<Journal> journal_;
+  runtime::PageSource pages_;
+
+  // The rounds.
+  std::vector<RoundMeasurement> rounds_;
+  uint32_t round_ = 0;
+  int64_t last_scan_us_ = 0;
+  unsigned throttle_percent_ = 0;
+  unsigned cutover_attempts_ = 0;
+
+  // The cutover.
+  runtime::model::Snapshot frozen_snapshot_;
+  bool frozen_ = false;
+  bool parked_ = false;
+  bool committed_ = false;
+  bool target_runs_ = false;
+  int64_t frozen_us_ = 0;   // monotonic
+  int64_t running_us_ = 0;  // monotonic of this host
+
+  Timeline timeline_{"source"};
+  std::vector<model::TimelineEntry> target_timeline_;
+  uint64_t parked_frames_ = 0;
+  std::vector<runtime::Refusal> refusals_;
+  bool verified_ = false;
+  std::string error_;
+};
+
+}  // namespace godwit::engine

@@ -1,0 +1,119 @@
+// What is made before the first page comes: network, container, replica, link.
+#include <fcntl.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/clock.h"
+#include "engine/clock_sync.h"
+#include "engine/target/target_session.h"
+#include "transport/tcp/tcp_link.h"
+
+namespace godwit::engine {
+
+using model::ControlMessage;
+
+namespace {
+// Time for the processes' clocks to go on from where they were at the source, if the hosts differ.
+constexpr const char* kBootIdPath = "/proc/sys/kernel/random/boot_id";
+
+// Waits for the first connection of the link, or for the end of the session, whichever comes first.
+Result<void> await_link(int listener, Peer& source) {
+  constexpr int kLookMs = 100;
+  for (;;) {
+    pollfd entries[] = {{.fd = listener, .events = POLLIN, .revents = 0},
+                        {.fd = source.socket(), .events = POLLIN, .revents = 0}};
+    if (::poll(entries, 2, kLookMs) < 0 && errno != EINTR) return fail("wait for the link of", source.name());
+    if (entries[0].revents != 0) return {};
+    GODWIT_TRY(source.check());
+  }
+}
+}  // namespace
+
+Result<TargetSession::State> TargetSession::prepare() {
+  const auto phase = timeline_.phase("prepare");
+  GODWIT_TRY(make_container());
+  GODWIT_TRY(faults_.at_step("target.container", deadline_ns_));
+  GODWIT_TRY(enter_time_namespace());
+  GODWIT_TRY(accept_link());
+  return State::kRound;
+}
+
+Result<void> TargetSession::make_container() {
+  const model::ContainerRecord& record = hello_.container();
+  model::WorkerReport report;
+  *report.mutable_arriving()->mutable_container() = record;
+  report.mutable_arriving()->set_session(hello_.session());
+  agent_.report(report);
+  announced_to_agent_ = true;
+
+  std::error_code error;
+  std::filesystem::create_directories(paths_.directory, error);
+  if (error) return fail("make the directory", paths_.directory, error.value());
+  auto networking = timeline_.phase("prepare/network");
+  GODWIT_ASSIGN(attachment_, network_.attach(network_spec(), true));
+  GODWIT_ASSIGN(delivery_, runtime::FrameDelivery::open(*attachment_));
+  GODWIT_ASSIGN(runtime::Announcer announcer, runtime::Announcer::prepare(*attachment_));
+  announcer_.emplace(std::move(announcer));
+  networking.end();
+  const auto making = timeline_.phase("prepare/container");
+  container_made_ = true;
+  GODWIT_ASSIGN(runtime::Placeholder placeholder,
+                runc_.run_placeholder({.id = record.id(),
+                                       .bundle = record.bundle(),
+                                       .hostname = record.hostname(),
+                                       .limits = {.memory_bytes = record.memory_limit_bytes(),
+                                                  .cpu_millis = record.cpu_millis()},
+                                       .network_namespace = attachment_->network_namespace,
+                                       .log_path = paths_.log}));
+  GODWIT_ASSIGN(runtime::Freezer freezer, runtime::Freezer::open(placeholder.pid));
+  freezer_.emplace(std::move(freezer));
+  GODWIT_ASSIGN(replica_, runtime::Replica::adopt({.placeholder_pid = placeholder.pid,
+                                                   .channel = std::move(placeholder.channel),
+                                                   .placeholder_channel_fd = placeholder.channel_fd,
+                                                   .log_path = paths_.log}));
+  return {};
+}
+
+// CLOCK_MONOTONIC and CLOCK_BOOTTIME must go on where they were (time_namespaces(7)). On the same machine the
+// offsets of the source are kept exactly; on another one the difference of the two hosts' clocks is added.
+Result<void> TargetSession::enter_time_namespace() {
+  const runtime::model::Clocks& clocks = hello_.clocks();
+  GODWIT_ASSIGN(std::string boot_id, read_file(kBootIdPath, 4096));
+  std::erase(boot_id, '\n');
+  std::string source_boot_id = clocks.boot_id();
+  std::erase(source_boot_id, '\n');
+  int64_t monotonic_offset_ns = clocks.monotonic_offset_ns();
+  int64_t boottime_offset_ns = clocks.boottime_offset_ns();
+  if (boot_id != source_boot_id) {
+    // A little ahead is harmless, behind is not: the time the greeting took is added by not being subtracted.
+    monotonic_offset_ns = clocks.monotonic_ns() - clock_ns(CLOCK_MONOTONIC);
+    boottime_offset_ns = clocks.boottime_ns() - clock_ns(CLOCK_BOOTTIME);
+    constexpr int64_t kMarginNs = 1'000'000'000;
+    monotonic_offset_ns += kMarginNs;
+    boottime_offset_ns += kMarginNs;
+  }
+  return replica_->enter_time_namespace(monotonic_offset_ns, boottime_offset_ns);
+}
+
+Result<void> TargetSession::accept_link() {
+  GODWIT_ASSIGN(const HostPort listen, parse_host_port(order_.agent().listen_address()));
+  GODWIT_ASSIGN(auto listener, transport::TcpLinkListener::listen(listen.host));
+  ControlMessage message;
+  model::Welcome& welcome = *message.mutable_welcome();
+  welcome.set_target_name(order_.agent().name());
+  welcome.set_link_port(listener.port());
+  welcome.set_link_token(listener.token());
+  GODWIT_TRY(source_.send(message));
+  GODWIT_TRY(await_link(listener.fd(), source_));
+  GODWIT_ASSIGN(link_, listener.accept(deadline_ns_));
+  link_->set_deadline_ns(deadline_ns_);
+  writers_ = std::make_unique<PageWriters>(*link_, sink_);
+  GODWIT_TRY(writers_->start(std::clamp(hello_.streams(), 1U, 4U)));
+  source_.interrupt_on(writers_->failure_fd(), [this] { return writers_->failure(); });
+  return {};
+}
+
+}  // namespace godwit::engine

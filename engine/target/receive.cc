@@ -1,0 +1,140 @@
+// The rounds as the target sees them: a layout, its pages, and for the frozen one the whole snapshot.
+#include <map>
+
+#include "base/clock.h"
+#include "engine/clock_sync.h"
+#include "engine/memory_view.h"
+#include "engine/priority.h"
+#include "engine/target/target_session.h"
+
+namespace godwit::engine {
+
+using model::ControlMessage;
+using runtime::SpaceKind;
+
+Result<TargetSession::State> TargetSession::round() {
+  GODWIT_ASSIGN(const ControlMessage message, source_.receive());
+  if (message.has_clock_probe()) {
+    GODWIT_TRY(answer_clock_probe(source_));
+    return State::kRound;
+  }
+  if (!message.has_layout())
+    return fail("receive a round from", source_.name(), EPROTO, "it sent something else than a layout");
+  return take_layout(message.layout());
+}
+
+Result<TargetSession::State> TargetSession::take_layout(const model::Layout& layout) {
+  const bool last = layout.snapshot().frozen();
+  const std::string label = last ? std::string("cutover") : "round " + std::to_string(layout.round());
+  if (last) become_urgent();
+  GODWIT_TRY(faults_.at_step(last                  ? "target.frozen"
+                             : layout.round() == 0 ? "target.round0"
+                                                   : "target.round",
+                             deadline_ns_));
+  auto mapping = timeline_.phase(label + "/memory");
+  GODWIT_TRY(replica_->reconcile_memory(layout.snapshot()));
+  GODWIT_TRY(set_spaces(layout.snapshot()));
+  GODWIT_TRY(apply_discards(layout));
+  writers_->open_round(layout.round(), last);
+  mapping.end();
+  if (last) return State::kFrozen;
+  {
+    const auto reconciling = timeline_.phase(label + "/reconcile");
+    GODWIT_TRY(replica_->reconcile(layout.snapshot()));
+  }
+  return finish_round(layout.round());
+}
+
+Result<TargetSession::State> TargetSession::finish_round(uint32_t round) {
+  GODWIT_ASSIGN(const ControlMessage sent, source_.expect(ControlMessage::kRoundSent));
+  if (sent.round_sent().round() != round)
+    return fail("finish round " + std::to_string(round) + " of", source_.name(), EPROTO,
+                "it speaks of another");
+  GODWIT_TRY(writers_->wait_stored(round, sent.round_sent().batches(), deadline_ns_));
+  ControlMessage answer;
+  answer.mutable_round_stored()->set_round(round);
+  GODWIT_TRY(source_.send(answer));
+  return State::kRound;
+}
+
+Result<void> TargetSession::apply_discards(const model::Layout& layout) {
+  std::map<uint64_t, std::vector<runtime::Replica::Range>> by_process;
+  for (const model::DiscardedRange& range : layout.discards()) {
+    // What vanished from shared memory comes as zero pages.
+    if (range.space_kind() != static_cast<uint32_t>(SpaceKind::kProcess) || range.start() >= range.end())
+      return fail("discard pages of", source_.name(), EPROTO, "it names no range of a process");
+    by_process[range.space_id()].push_back({.start = range.start(), .end = range.end()});
+  }
+  for (const auto& [pid, ranges] : by_process)
+    GODWIT_TRY(replica_->discard(static_cast<uint32_t>(pid), ranges));
+  return {};
+}
+
+Result<void> TargetSession::set_spaces(const runtime::model::Snapshot& snapshot) {
+  std::vector<runtime::PageSink::Space> spaces;
+  for (const auto& process : snapshot.processes()) {
+    GODWIT_ASSIGN(const pid_t host_pid, replica_->host_pid(process.pid()));
+    runtime::PageSink::Space space{
+        .kind = SpaceKind::kProcess, .id = process.pid(), .host_pid = host_pid, .fd = -1, .allowed = {}};
+    // Nowhere else: what is not in the snapshot, the puppet's scratch above all, is not the peer's to write.
+    for (const auto& mapping : process.memory().mappings()) {
+      if (!space.allowed.empty() && space.allowed.back().end == mapping.start())
+        space.allowed.back().end = mapping.end();
+      else
+        space.allowed.push_back({.start = mapping.start(), .end = mapping.end()});
+    }
+    spaces.push_back(std::move(space));
+  }
+  for (const auto& object : snapshot.shared_memory()) {
+    GODWIT_ASSIGN(const int fd, replica_->shared_memory_fd(object.id()));
+    spaces.push_back(
+        {.kind = SpaceKind::kSharedMemory, .id = object.id(), .host_pid = 0, .fd = fd, .allowed = {}});
+  }
+  return sink_.set_spaces(spaces);
+}
+
+Result<TargetSession::State> TargetSession::frozen() {
+  GODWIT_ASSIGN(ControlMessage message, source_.receive());
+  // The source has postponed its cutover: the container runs on there for another round.
+  if (message.has_layout()) {
+    become_background();
+    return take_layout(message.layout());
+  }
+  if (!message.has_complete())
+    return fail("complete the cutover with", source_.name(), EPROTO, "it sent neither Complete nor a layout");
+  model::Complete& complete = *message.mutable_complete();
+  if (!complete.snapshot().frozen())
+    return fail("complete the cutover with", source_.name(), EPROTO,
+                "its last snapshot was not taken frozen");
+  GODWIT_TRY(faults_.at_step("target.complete", deadline_ns_));
+  {
+    const auto storing = timeline_.phase("cutover/pages");
+    GODWIT_TRY(writers_->wait_stored(complete.round(), complete.batches(), deadline_ns_));
+  }
+  if (hello_.goals().verify()) {
+    const auto digesting = timeline_.phase("cutover/digest");
+    GODWIT_ASSIGN(const runtime::MemoryView view, replica_view(complete.snapshot()));
+    GODWIT_ASSIGN(digests_, runtime::digest_memory(view));
+  }
+  {
+    const auto reconciling = timeline_.phase("cutover/reconcile");
+    GODWIT_TRY(replica_->reconcile(complete.snapshot()));
+  }
+  const auto holding = timeline_.phase("cutover/hold");
+  GODWIT_TRY(freezer_->freeze());
+  GODWIT_TRY(replica_->hold());
+  frozen_snapshot_ = std::move(*complete.mutable_snapshot());
+  return State::kHeld;
+}
+
+Result<runtime::MemoryView> TargetSession::replica_view(const runtime::model::Snapshot& snapshot) const {
+  std::vector<runtime::CapturedProcess> processes;
+  for (const auto& process : snapshot.processes()) {
+    GODWIT_ASSIGN(const pid_t host_pid, replica_->host_pid(process.pid()));
+    processes.push_back({.host_pid = host_pid, .container_pid = static_cast<pid_t>(process.pid())});
+  }
+  return make_memory_view(snapshot, processes,
+                          [this](uint64_t id) { return replica_->shared_memory_fd(id); });
+}
+
+}  // namespace godwit::engine

@@ -1,0 +1,96 @@
+#include "engine/target/target_session.h"
+
+#include <spdlog/spdlog.h>
+
+#include "base/clock.h"
+#include "engine/priority.h"
+
+namespace godwit::engine {
+
+namespace {
+// Until the source has said how long it may take.
+constexpr int64_t kGreetingPatienceNs = 10'000'000'000;
+}  // namespace
+
+TargetSession::TargetSession(model::TargetOrder order, Fd connection, AgentChannel& agent)
+    : order_(std::move(order)),
+      agent_(agent),
+      faults_(order_.agent().fault()),
+      source_(std::move(connection), "the source"),
+      runc_(runc_root(order_.agent().root()), bundles_root(order_.agent().root()), order_.agent().name()),
+      network_(network_root(order_.agent().root()), order_.agent().cni_plugins()) {
+  deadline_ns_ = monotonic_ns() + kGreetingPatienceNs;
+  source_.set_deadline_ns(deadline_ns_);
+  source_.interrupt_on(agent_.fd(), [this] { return agent_.why_interrupted(); });
+  faults_.set_connection(source_.socket());
+}
+
+TargetSession::~TargetSession() = default;
+
+Result<TargetSession::State> TargetSession::step(State state) {
+  switch (state) {
+    case State::kGreet:
+      return greet();
+    case State::kPrepare:
+      return prepare();
+    case State::kRound:
+      return round();
+    case State::kFrozen:
+      return frozen();
+    case State::kHeld:
+      return held();
+    case State::kRun:
+      return let_run();
+    case State::kAftercare:
+      return aftercare();
+    case State::kEnded:
+    case State::kInvalid:
+      break;
+  }
+  return refuse("receive", hello_.container().id(), "the session is in no valid state");
+}
+
+Result<void> TargetSession::run() {
+  become_background();
+  State state = State::kGreet;
+  while (state != State::kEnded) {
+    auto next = step(state);
+    if (!next) {
+      if (!committed_) roll_back(next.error());
+      return std::unexpected(next.error());
+    }
+    state = *next;
+  }
+  return {};
+}
+
+runtime::NetworkSpec TargetSession::network_spec() const {
+  return {.container_id = hello_.container().id(),
+          .address = hello_.container().address(),
+          .mac = hello_.container().mac(),
+          .bridge = order_.agent().bridge(),
+          .gateway = hello_.container().gateway()};
+}
+
+void TargetSession::roll_back(const Error& error) {
+  const std::string& id = hello_.container().id();
+  spdlog::warn("{} does not come here: {}", id.empty() ? "a container" : id, error.to_string());
+  const auto tell = [&](const Result<void>& result) {
+    if (!result) spdlog::warn("{}: {}", id, result.error().to_string());
+  };
+  source_.abort(error.to_string());
+  if (writers_) writers_->stop();
+  if (replica_) tell(replica_->destroy());
+  replica_.reset();
+  if (freezer_) tell(freezer_->thaw());
+  if (container_made_) tell(runc_.remove(id, true));
+  delivery_.reset();
+  announcer_.reset();
+  if (attachment_) tell(network_.detach(network_spec()));
+  if (!announced_to_agent_) return;
+  model::WorkerReport report;
+  report.set_failed(error.to_string());
+  agent_.report(report);
+}
+
+}  // namespace godwit::engine

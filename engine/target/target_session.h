@@ -1,0 +1,109 @@
+// TargetSession: the target side of one migration, from the source's greeting to a running container.
+//
+//   greet -> prepare -> round -> round -> ... -> frozen -> held -> run -> aftercare -> ended
+//
+// An error before "held" removes everything that was made. In "held" the replica is complete and stopped in a
+// frozen cgroup; if the connection breaks there, the source's agent is asked what was decided. After the
+// commit the container is this host's, whatever happens.
+//
+// Threads: one (the tracer of the replica), and the page writers. A worker process runs exactly one session.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/agent_channel.h"
+#include "engine/fault.h"
+#include "engine/protocol/peer.h"
+#include "engine/protocol/worker.pb.h"
+#include "engine/target/page_writers.h"
+#include "engine/timeline.h"
+#include "engine/worker.h"
+#include "runtime/container/container.h"
+#include "runtime/container/freezer.h"
+#include "runtime/memory/page_sink.h"
+#include "runtime/memory/page_source.h"
+#include "runtime/network/network.h"
+#include "runtime/network/parking.h"
+#include "runtime/process/replica.h"
+#include "transport/link.h"
+
+namespace godwit::engine {
+
+class TargetSession {
+ public:
+  TargetSession(model::TargetOrder order, Fd connection, AgentChannel& agent);
+  TargetSession(const TargetSession&) = delete;
+  TargetSession& operator=(const TargetSession&) = delete;
+  ~TargetSession();
+
+  // Runs to the end. An error means that the container is not here.
+  Result<void> run();
+
+ private:
+  enum class State { kInvalid = 0, kGreet, kPrepare, kRound, kFrozen, kHeld, kRun, kAftercare, kEnded };
+  Result<State> step(State state);
+
+  // greet.cc
+  Result<State> greet();
+  Result<void> check_hello() const;
+  Result<void> check_room() const;
+  // make_replica.cc
+  Result<State> prepare();
+  Result<void> make_container();
+  Result<void> enter_time_namespace();
+  Result<void> accept_link();
+  // receive.cc
+  Result<State> round();
+  Result<State> take_layout(const model::Layout& layout);
+  Result<State> finish_round(uint32_t round);
+  Result<void> apply_discards(const model::Layout& layout);
+  Result<runtime::MemoryView> replica_view(const runtime::model::Snapshot& snapshot) const;
+  Result<void> set_spaces(const runtime::model::Snapshot& snapshot);
+  Result<State> frozen();
+  // run.cc
+  Result<State> held();
+  Result<State> let_run();
+  Result<void> take_frame(const model::Frame& frame);
+  Result<State> aftercare();
+  Result<void> answer_verify(const model::Verify& verify);
+  // remove.cc
+  void roll_back(const Error& error);
+
+  [[nodiscard]] runtime::NetworkSpec network_spec() const;
+
+  const model::TargetOrder order_;
+  AgentChannel& agent_;
+  Faults faults_;
+  Peer source_;
+  int64_t deadline_ns_ = 0;
+
+  model::Hello hello_;
+  ContainerPaths paths_;
+  bool announced_to_agent_ = false;
+
+  // What was made, in the order of making.
+  runtime::Runc runc_;
+  runtime::Network network_;
+  std::optional<runtime::Attachment> attachment_;
+  bool container_made_ = false;
+  std::optional<runtime::Freezer> freezer_;
+  std::unique_ptr<runtime::Replica> replica_;
+  std::unique_ptr<runtime::FrameDelivery> delivery_;
+  std::optional<runtime::Announcer> announcer_;
+  std::unique_ptr<transport::LinkReceiver> link_;
+  runtime::PageSink sink_;
+  std::unique_ptr<PageWriters> writers_;
+
+  // The cutover.
+  std::optional<runtime::model::Snapshot> frozen_snapshot_;
+  std::vector<runtime::PageSource::SpaceDigest> digests_;
+  bool committed_ = false;
+  Timeline timeline_{"target"};
+};
+
+}  // namespace godwit::engine
