@@ -1,0 +1,140 @@
+#include "tools/godwitd/service.h"
+
+#include "tools/godwitd/doctor.h"
+
+namespace godwit::tools {
+
+using grpc::ServerContext;
+using grpc::Status;
+
+namespace {
+
+api::v1::ContainerState state_of(Stage stage) {
+  switch (stage) {
+    case Stage::kStarting:
+      return api::v1::CONTAINER_STATE_STARTING;
+    case Stage::kRunning:
+      return api::v1::CONTAINER_STATE_RUNNING;
+    case Stage::kMigrating:
+      return api::v1::CONTAINER_STATE_MIGRATING;
+    case Stage::kArriving:
+      return api::v1::CONTAINER_STATE_ARRIVING;
+    case Stage::kStopping:
+      return api::v1::CONTAINER_STATE_STOPPING;
+    case Stage::kStopped:
+      return api::v1::CONTAINER_STATE_STOPPED;
+    case Stage::kFailed:
+      return api::v1::CONTAINER_STATE_FAILED;
+    case Stage::kRemoving:
+      return api::v1::CONTAINER_STATE_REMOVING;
+    case Stage::kInvalid:
+      break;
+  }
+  return api::v1::CONTAINER_STATE_UNSPECIFIED;
+}
+
+void fill_exit(const ExitStatus& exit, api::v1::Exit& message) {
+  message.set_known(exit.known);
+  message.set_status(exit.status);
+  message.set_signal(static_cast<uint32_t>(exit.signal));
+  message.set_at_unix_s(exit.at_unix_s);
+}
+
+void fill_container(const StoredContainer& container, api::v1::Container& message) {
+  const engine::model::ContainerRecord& record = container.record;
+  message.set_id(record.id());
+  message.set_state(state_of(container.stage));
+  message.set_address(record.address());
+  message.set_mac(record.mac());
+  message.set_gateway(record.gateway());
+  message.set_hostname(record.hostname());
+  message.set_environment(record.environment());
+  message.set_anti_affinity_group(record.anti_affinity_group());
+  message.set_memory_limit_bytes(record.memory_limit_bytes());
+  message.set_cpu_millis(record.cpu_millis());
+  message.set_pid(container.pid);
+  message.set_bundle(record.bundle());
+  message.set_created_unix_s(record.created_unix_s());
+  message.set_error(container.error);
+  if (container.exit) fill_exit(*container.exit, *message.mutable_exit());
+}
+
+template <typename T>
+Status status_of(const Answer<T>& answer) {
+  return answer ? Status::OK : answer.error();
+}
+
+}  // namespace
+
+Status AgentService::Run(ServerContext*, const api::v1::RunRequest* request, api::v1::RunResponse* response) {
+  const auto container = agent_.run(*request);
+  if (container) fill_container(*container, *response->mutable_container());
+  return status_of(container);
+}
+
+Status AgentService::List(ServerContext*, const api::v1::ListRequest*, api::v1::ListResponse* response) {
+  response->set_host(agent_.options().name);
+  for (const StoredContainer& container : agent_.list())
+    fill_container(container, *response->add_containers());
+  return Status::OK;
+}
+
+Status AgentService::Stop(ServerContext*, const api::v1::StopRequest* request,
+                          api::v1::StopResponse* response) {
+  const auto exit = agent_.stop(request->id(), request->grace_ms());
+  if (exit) fill_exit(*exit, *response->mutable_exit());
+  return status_of(exit);
+}
+
+Status AgentService::Remove(ServerContext*, const api::v1::RemoveRequest* request, api::v1::RemoveResponse*) {
+  return status_of(agent_.remove(request->id(), request->force()));
+}
+
+Status AgentService::Logs(ServerContext* context, const api::v1::LogsRequest* request,
+                          grpc::ServerWriter<api::v1::LogsChunk>* writer) {
+  api::v1::LogsChunk chunk;
+  return status_of(agent_.logs(
+      request->id(), request->follow(),
+      [&](const std::string& data) {
+        chunk.set_data(data);
+        return writer->Write(chunk);
+      },
+      [&] { return context->IsCancelled(); }));
+}
+
+Status AgentService::Exec(ServerContext*, const api::v1::ExecRequest* request,
+                          api::v1::ExecResponse* response) {
+  auto outcome = agent_.execute(request->id(), {request->command().begin(), request->command().end()});
+  if (outcome) {
+    response->set_exit_status(outcome->exit_status);
+    response->set_output(std::move(outcome->output));
+  }
+  return status_of(outcome);
+}
+
+Status AgentService::Migrate(ServerContext* context, const api::v1::MigrateRequest* request,
+                             grpc::ServerWriter<engine::model::MigrationEvent>* writer) {
+  bool left = false;
+  return status_of(agent_.migrate(
+      *request,
+      [&](const engine::model::MigrationEvent& event) {
+        if (!left) left = !writer->Write(event);
+      },
+      [&] { return left || context->IsCancelled(); }));
+}
+
+Status AgentService::Check(ServerContext*, const api::v1::CheckRequest* request,
+                           api::v1::CheckResponse* response) {
+  auto outcome = agent_.check(request->id());
+  if (outcome) *response->mutable_refusals() = std::move(*outcome->mutable_refusals());
+  return status_of(outcome);
+}
+
+Status AgentService::Doctor(ServerContext*, const api::v1::DoctorRequest*,
+                            api::v1::DoctorResponse* response) {
+  const AgentOptions& options = agent_.options();
+  *response = examine_host(options.name, options.cni_plugins, options.bridge);
+  return Status::OK;
+}
+
+}  // namespace godwit::tools
