@@ -1,0 +1,274 @@
+#include "runtime/network/parking.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "runtime/network/namespace.h"
+#include "tests/integration/network/lab.h"
+
+namespace godwit::runtime {
+namespace {
+
+using Frames = std::vector<std::vector<std::byte>>;
+
+class Parking : public Lab {
+ protected:
+  // Times `work` inside a host and prints it.
+  Result<void> timed(const char* what, const std::string& host, const std::function<Result<void>()>& work) {
+    return on(host, [&]() -> Result<void> {
+      const int64_t start_ns = monotonic_ns();
+      auto result = work();
+      fmt::print("{}: {:.1f} us\n", what, static_cast<double>(monotonic_ns() - start_ns) / 1000);
+      return result;
+    });
+  }
+  Result<std::unique_ptr<ParkingLot>> prepare(const std::string& host, const Attachment& attachment) {
+    Result<std::unique_ptr<ParkingLot>> lot;
+    GODWIT_TRY(timed("prepare", host, [&]() -> Result<void> {
+      lot = ParkingLot::prepare(attachment);
+      return {};
+    }));
+    return lot;
+  }
+  static void collect(ParkingLot& lot, int quiet_ms, Frames& frames) {
+    pollfd wait{.fd = lot.fd(), .events = POLLIN, .revents = 0};
+    while (::poll(&wait, 1, quiet_ms) > 0) {
+      auto frame = lot.read_frame();
+      ASSERT_OK(frame);
+      if (*frame) frames.push_back(std::move(**frame));
+    }
+  }
+  static void expect_all_in_order(const std::vector<uint32_t>& numbers, uint32_t sent) {
+    std::vector<uint32_t> expected(sent);
+    std::iota(expected.begin(), expected.end(), 0U);
+    EXPECT_EQ(numbers.size(), expected.size());
+    const auto [got, want] = std::ranges::mismatch(numbers, expected);
+    if (got != numbers.end() && want != expected.end())
+      ADD_FAILURE() << "got " << *got << " in place of " << *want;
+  }
+};
+
+TEST_F(Parking, EveryDatagramArrivesOnceAndInOrderAcrossAMove) {
+  const auto source = attach("a", false);
+  const auto target = attach("b", true);
+  ASSERT_OK(source);
+  ASSERT_OK(target);
+  auto source_socket = receiver(source->network_namespace);
+  auto target_socket = receiver(target->network_namespace);
+  ASSERT_OK(source_socket);
+  ASSERT_OK(target_socket);
+  auto source_lot = prepare("a", *source);
+  auto target_lot = prepare("b", *target);
+  ASSERT_OK(source_lot);
+  ASSERT_OK(target_lot);
+  NumberedStream stream(place("client"));
+  sleep_ms(200);
+
+  std::vector<uint32_t> numbers;
+  ASSERT_OK(timed("park", "a", [&] { return (*source_lot)->park(); }));
+  receive_numbers(*source_socket, 0, numbers);
+  const size_t at_source = numbers.size();
+  EXPECT_GT(at_source, 100U);
+  Frames frames;
+  collect(**source_lot, 5, frames);
+  receive_numbers(*source_socket, 20, numbers);
+  EXPECT_EQ(numbers.size(), at_source) << "a datagram reached the container after park()";
+
+  ASSERT_OK(timed("park at the target", "b", [&] { return (*target_lot)->park(); }));
+  ASSERT_OK(timed("seal", "a", [&] { return (*source_lot)->seal(); }));
+  ASSERT_OK(timed("open_port", "b", [&] { return open_port(*target); }));
+  ASSERT_OK(announce(*target));
+  ASSERT_OK(timed("forward_elsewhere", "a", [&] { return (*source_lot)->forward_elsewhere(); }));
+  collect(**source_lot, 20, frames);
+  fmt::print("{} frames parked at the source\n", frames.size());
+  ASSERT_OK(timed("unpark at the target", "b", [&] { return (*target_lot)->unpark(frames); }));
+  sleep_ms(200);
+  const uint32_t sent = stream.stop();
+  receive_numbers(*target_socket, 50, numbers);
+  receive_numbers(*source_socket, 0, numbers);
+  fmt::print("{} at the source, {} in all, {} sent\n", at_source, numbers.size(), sent);
+  expect_all_in_order(numbers, sent);
+}
+
+TEST_F(Parking, UnparkPutsEverythingBackInOrder) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto socket = receiver(attachment->network_namespace);
+  ASSERT_OK(socket);
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  NumberedStream stream(place("client"));
+  sleep_ms(100);
+  std::vector<uint32_t> numbers;
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_OK(timed("park", "a", [&] { return (*lot)->park(); }));
+    sleep_ms(5);
+    // Half of them were on their way to a target that failed.
+    Frames unsent;
+    for (int i = 0; i < 50; ++i) {
+      auto frame = (*lot)->read_frame();
+      ASSERT_OK(frame);
+      if (*frame) unsent.push_back(std::move(**frame));
+    }
+    ASSERT_OK(timed("unpark", "a", [&] { return (*lot)->unpark(unsent); }));
+    receive_numbers(*socket, 2, numbers);
+    sleep_ms(2);
+  }
+  const uint32_t sent = stream.stop();
+  receive_numbers(*socket, 50, numbers);
+  expect_all_in_order(numbers, sent);
+  EXPECT_GT((*lot)->statistics().parked, 500U);
+}
+
+TEST_F(Parking, DeliveryReachesAHeldContainerWithGoodChecksums) {
+  const auto source = attach("a", false);
+  const auto target = attach("b", true);
+  ASSERT_OK(source);
+  ASSERT_OK(target);
+  auto source_socket = receiver(source->network_namespace);
+  auto target_socket = receiver(target->network_namespace);
+  ASSERT_OK(source_socket);
+  ASSERT_OK(target_socket);
+  auto lot = prepare("a", *source);
+  ASSERT_OK(lot);
+  NumberedStream stream(place("client"));
+  sleep_ms(50);
+  ASSERT_OK(on("a", [&] { return (*lot)->park(); }));
+  sleep_ms(20);
+  stream.stop();
+  Frames frames;
+  collect(**lot, 20, frames);
+  ASSERT_GT(frames.size(), 50U);
+  ASSERT_OK(timed("deliver all", "b", [&]() -> Result<void> {
+    GODWIT_ASSIGN(const auto delivery, FrameDelivery::open(*target));
+    EXPECT_FALSE(delivery->deliver(std::span(frames[0]).first(5)).has_value());
+    for (const auto& frame : frames) GODWIT_TRY(delivery->deliver(frame));
+    return {};
+  }));
+  std::vector<uint32_t> numbers;
+  receive_numbers(*target_socket, 50, numbers);
+  ASSERT_GT(numbers.size(), 50U);
+  for (size_t i = 1; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], numbers[i - 1] + 1);
+}
+
+TEST_F(Parking, DeathOfTheWorkerOpensTheWay) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto socket = receiver(attachment->network_namespace);
+  ASSERT_OK(socket);
+  const pid_t worker = ::fork();
+  if (worker == 0) {
+    (void)on("a", [&]() -> Result<void> {
+      auto lot = ParkingLot::prepare(*attachment);
+      if (!lot || !(*lot)->park()) ::_exit(1);
+      ::_exit(0);
+    });
+    ::_exit(2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(worker, &status, 0), worker);
+  ASSERT_EQ(status, 0);
+  NumberedStream stream(place("client"));
+  sleep_ms(100);
+  const uint32_t sent = stream.stop();
+  std::vector<uint32_t> numbers;
+  receive_numbers(*socket, 50, numbers);
+  expect_all_in_order(numbers, sent);
+}
+
+struct TcpPair {
+  Fd server;
+  Fd client;
+};
+
+Result<TcpPair> connect_tcp(const std::string& server_namespace, const std::string& client_namespace) {
+  TcpPair pair;
+  Fd listener;
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kPort);
+  ::inet_pton(AF_INET, kContainerAddress, &address.sin_addr);
+  GODWIT_TRY(run_in_network_namespace(server_namespace, [&]() -> Result<void> {
+    listener = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+        ::listen(listener.get(), 1) != 0)
+      return fail("listen", "in the container");
+    return {};
+  }));
+  GODWIT_TRY(run_in_network_namespace(client_namespace, [&]() -> Result<void> {
+    pair.client = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::connect(pair.client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+      return fail("connect", "to the container");
+    return {};
+  }));
+  pair.server = Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!pair.server.valid()) return fail("accept", "in the container");
+  return pair;
+}
+
+TEST_F(Parking, ABulkTcpStreamLosesNothing) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  auto pair = connect_tcp(attachment->network_namespace, place("client"));
+  ASSERT_OK(pair);
+  constexpr size_t kWords = size_t{8} << 20;
+  std::thread sender([&] {
+    std::array<uint64_t, 8192> block{};
+    for (size_t word = 0; word < kWords; word += block.size()) {
+      std::iota(block.begin(), block.end(), word);
+      size_t done = 0;
+      while (done < sizeof block) {
+        const ssize_t count =
+            ::send(pair->client.get(), reinterpret_cast<char*>(block.data()) + done, sizeof block - done, 0);
+        if (count <= 0) return;
+        done += static_cast<size_t>(count);
+      }
+    }
+    ::shutdown(pair->client.get(), SHUT_WR);
+  });
+  std::atomic<size_t> received = 0;
+  std::atomic<size_t> wrong = 0;
+  std::thread reader([&] {
+    std::array<uint64_t, 8192> block{};
+    ssize_t count = 0;
+    while ((count = ::recv(pair->server.get(), block.data(), sizeof block, MSG_WAITALL)) > 0) {
+      for (size_t i = 0; i < static_cast<size_t>(count) / 8; ++i)
+        if (block[i] != received++) ++wrong;
+    }
+  });
+  for (int round = 0; round < 5; ++round) {
+    sleep_ms(2);
+    EXPECT_TRUE(timed("park", "a", [&] { return (*lot)->park(); }).has_value());
+    sleep_ms(5);
+    EXPECT_TRUE(timed("unpark", "a", [&] { return (*lot)->unpark({}); }).has_value());
+  }
+  sender.join();
+  reader.join();
+  EXPECT_EQ(received, kWords);
+  EXPECT_EQ(wrong, 0U);
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  ASSERT_EQ(::getsockopt(pair->client.get(), IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+  const auto counted = (*lot)->statistics();
+  fmt::print("retransmissions: {}, frames parked: {}, read: {}\n", info.tcpi_total_retrans, counted.parked,
+             counted.read);
+  EXPECT_GT(counted.parked, 0U);
+  // Nothing is lost; a sender that the scheduler moves between CPUs may retransmit because of reordering,
+  // which TCP undoes, but no timer may have had to help.
+  EXPECT_EQ(counted.parked, counted.read);
+  EXPECT_EQ(info.tcpi_backoff, 0U);
+}
+
+}  // namespace
+}  // namespace godwit::runtime

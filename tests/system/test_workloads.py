@@ -1,0 +1,143 @@
+"""Programs of several kinds are moved twenty times each while clients work with them."""
+
+import json
+import subprocess
+import unittest
+
+from base import BUILD, InClientNamespace, LabCase, wait_for
+
+MIGRATIONS = 20
+ADDRESS = "10.77.0.20"
+
+
+class Workloads(LabCase):
+    def connectable(self, port):
+        probe = f"import socket; socket.create_connection(('{ADDRESS}', {port}), 1)"
+        wait_for(lambda: subprocess.run(self.lab.client_command("python3", "-c", probe),
+                                        capture_output=True).returncode == 0, f"port {port} of the container")
+
+    def client(self, code):
+        client = InClientNamespace(self.lab, code)
+        self.addCleanup(client.close)
+        return client
+
+    def move(self, container, *options):
+        for i in range(MIGRATIONS):
+            with self.subTest(migration=i):
+                result = self.lab.migrate(container, "--verify", *options)
+                self.assertTrue(result["verified"])
+
+    def assert_content(self, report, steps_min):
+        self.assertEqual(report["wrong"], [])
+        self.assertGreater(report["steps"], steps_min)
+
+    def test_redis_under_load(self):
+        self.lab.run("redis", "redis", ADDRESS)
+        client = self.lab.redis_client(ADDRESS, rate=500, preload=64 << 20, load=2000)
+        self.move("redis")
+        total = client.finish()
+        self.assertEqual((total["wrong"], total["lost"], total["reconnects"]), (0, 0, 0))
+        self.assertGreater(total["answered"], 1000)
+
+    def test_a_program_that_checks_itself(self):
+        self.lab.run("selfcheck", "program", ADDRESS,
+                     bundle_options=("--binary", BUILD / "tests/workloads/selfcheck"))
+        self.connectable(7000)
+        client = self.client(f"""
+import json, socket, time
+connection = socket.create_connection(("{ADDRESS}", 7000), 20)
+last = None
+def step():
+    global last
+    connection.sendall(b"state\\n")
+    text = b""
+    while not text.endswith(b"\\n"):
+        part = connection.recv(65536)
+        assert part, "the connection was closed"
+        text += part
+    state = json.loads(text)
+    assert not state["wrong"], state["wrong"]
+    if last is not None and time.monotonic() - last[0] > 5:
+        for name, rounds in state["rounds"].items():
+            assert rounds > last[1]["rounds"][name], f"{{name}} has stopped"
+        assert state["signals"] > last[1]["signals"], "no timer signals any more"
+        last = (time.monotonic(), state)
+    last = last or (time.monotonic(), state)
+    time.sleep(0.005)
+""")
+        self.move("selfcheck")
+        self.assert_content(client.finish(), 100)
+
+    def test_a_python_server_with_keep_alive_clients(self):
+        self.lab.run("python", "python3", ADDRESS)
+        self.connectable(8080)
+        client = self.client(f"""
+import http.client, time, zlib
+class Kept:
+    def __init__(self):
+        self.connection = http.client.HTTPConnection("{ADDRESS}", 8080, timeout=20)
+        self.connection.connect()
+        self.connection.auto_open = 0  # a lost connection is an error, not a reason to make another
+        self.count = self.checksum = 0
+    def get(self, path):
+        self.connection.request("GET", path)
+        answer = self.connection.getresponse()
+        body = answer.read().decode().split()
+        self.count += 1
+        self.checksum = zlib.crc32(path.encode(), self.checksum)
+        assert body[1:] == [str(self.count), f"{{self.checksum:08x}}"], body
+        return int(body[0])
+clients = [Kept() for _ in range(4)]
+turn = last = 0
+def step():
+    global turn, last
+    turn += 1
+    total = clients[turn % len(clients)].get(f"/{{turn}}")
+    assert total == last + 1, (total, last)
+    last = total
+    time.sleep(0.002)
+""")
+        self.move("python")
+        self.assert_content(client.finish(), 100)
+
+    def test_nginx_with_workers(self):
+        self.lab.run("nginx", "nginx", ADDRESS)
+        self.connectable(80)
+        client = self.client(f"""
+import http.client, time
+kept = http.client.HTTPConnection("{ADDRESS}", 80, timeout=20)
+kept.connect()
+kept.auto_open = 0
+def get(connection):
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    body = response.read()
+    assert response.status == 200 and body, (response.status, body)
+def step():
+    get(kept)
+    fresh = http.client.HTTPConnection("{ADDRESS}", 80, timeout=20)
+    get(fresh)
+    fresh.close()
+    time.sleep(0.005)
+""")
+        self.move("nginx")
+        self.assert_content(client.finish(), 50)
+
+    def test_a_shell_pipeline(self):
+        self.lab.run("pipeline", "shell", ADDRESS)
+        wait_for(lambda: len(self.lines("pipeline")) > 10, "output of the pipeline")
+        self.move("pipeline")
+        before = len(self.lines("pipeline"))
+        wait_for(lambda: len(self.lines("pipeline")) > before, "more output of the pipeline")
+        # Numbered from 1 at the start of the pipeline: none may be lost or come twice on its way through.
+        numbers = [int(line.split()[0]) for line in self.lines("pipeline")]
+        self.assertEqual(numbers, list(range(1, len(numbers) + 1)))
+
+    def lines(self, container):
+        host = self.lab.agents[self.lab.where[container]]
+        text = host.cli("exec", container, "--", "cat", "/data/pipeline.log").stdout
+        return text.splitlines()[:-1] if not text.endswith("\n") else text.splitlines()
+
+
+if __name__ == "__main__":
+    unittest.main()
