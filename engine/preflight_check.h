@@ -9,8 +9,8 @@
 
 namespace godwit::engine {
 
-// What stands against moving the container, and still does a moment later: a child that its parent is just about
-// to wait for is no reason.
+// What stands against moving the container, and still does a moment later: a child that its parent is just
+// about to wait for is no reason.
 Result<std::vector<runtime::Refusal>> lasting_refusals(runtime::Capture& capture);
 
 model::CheckOutcome check_container(const model::CheckOrder& order);
