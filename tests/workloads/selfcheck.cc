@@ -32,7 +32,6 @@
 namespace {
 
 using godwit::monotonic_ns;
-using godwit::monotonic_us;
 
 std::mutex findings_mutex;
 std::vector<std::string> findings;  // under findings_mutex

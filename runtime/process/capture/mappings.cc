@@ -206,7 +206,7 @@ Result<void> MappingReader::read(pid_t pid, const Scratch& scratch, model::Addre
                                  const Complaint& complain) {
   GODWIT_ASSIGN(const auto vmas, read_maps(pid));
   const uint64_t scratch_end = scratch.start + scratch.size;
-  for (Vma vma : vmas) {
+  for (const Vma& vma : vmas) {
     // The kernel may have merged the scratch with a neighbour: what lies on either side of it stays.
     const bool touches = scratch.valid() && vma.start < scratch_end && vma.end > scratch.start;
     if (!touches) {

@@ -183,6 +183,7 @@ Result<model::Snapshot> CaptureSession::snapshot_frozen() {
   GODWIT_TRY(add_clocks(snapshot));
   GODWIT_TRY(add_processes(snapshot, true, true));
   std::vector<FrozenProcess> frozen;
+  frozen.reserve(members_.size());
   for (auto& member : members_) frozen.push_back({.process = member->process, .leader = member->leader()});
   GODWIT_TRY(descriptors_->capture_frozen(frozen, snapshot));
   return snapshot;

@@ -103,6 +103,7 @@ Result<void> send_descriptors(int channel, const std::vector<int>& descriptors) 
 Result<void> TableHandOver::run(const ReplicaProcess& process, const std::vector<HandedDescriptor>& table,
                                 CallBatch& batch, const std::function<Result<void>(CallBatch&)>& after) {
   std::vector<int> ours;
+  ours.reserve(table.size());
   for (const HandedDescriptor& one : table) ours.push_back(one.ours);
   // The channel goes above every number of the table; all else is closed, so that what is received gets the
   // numbers 0, 1, 2 ... in order. As the table ascends, each entry's final number is never below the one it

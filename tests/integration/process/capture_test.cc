@@ -41,7 +41,7 @@ void check(Shared& shared, uint64_t mark) {
   own_mark = mark;
   double sum = static_cast<double>(mark);
   int64_t last = monotonic_ns();
-  for (uint64_t i = 0;; ++i) {
+  for (;;) {
     if (own_mark != mark || sum != static_cast<double>(mark)) ++shared.failures;
     for (int k = 0; k < 1000; ++k) sum = sum * 2.0 / 2.0;
     const int64_t now = monotonic_ns();
@@ -280,8 +280,9 @@ TEST(Preflight, NamesDeletedAndTmpfsFiles) {
     char name[] = "/var/tmp/godwit-test-XXXXXX";
     const int deleted = ::mkstemp(name);
     ::unlink(name);
-    [[maybe_unused]] int sized = ::ftruncate(deleted, 4096);
-    ::mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, deleted, 0);
+    if (::ftruncate(deleted, 4096) != 0 ||
+        ::mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, deleted, 0) == MAP_FAILED)
+      ::_exit(1);
     ready_and_wait(shared);
   });
   ASSERT_TRUE(victim.wait_ready());

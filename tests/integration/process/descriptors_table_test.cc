@@ -70,10 +70,10 @@ void open_everything(const std::string& path) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(7777);
-  ::bind(21, reinterpret_cast<sockaddr*>(&address), sizeof address);
+  if (::bind(21, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) ::_exit(1);
   ::listen(21, 33);
   put(::socket(AF_INET, SOCK_DGRAM, 0), 22);
-  ::bind(22, reinterpret_cast<sockaddr*>(&address), sizeof address);
+  if (::bind(22, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) ::_exit(1);
   put(::open("/var/tmp", O_RDONLY | O_DIRECTORY), 23);
 }
 

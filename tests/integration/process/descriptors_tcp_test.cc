@@ -146,7 +146,7 @@ void listen_and_accept(uint16_t port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
-  ::bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address);
+  if (::bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) ::_exit(1);
   ::listen(listener, 16);
   ::dup2(listener, 4);
   const int accepted = ::accept(4, nullptr, nullptr);
