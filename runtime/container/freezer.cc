@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,8 +19,10 @@ namespace {
 
 // Freezing takes 0.06 ms as a rule, but poll(2) wakes up 2 ms late (measured), or 10 where two changes follow
 // each other closely, as the kernel spaces notifications of cgroup.events that far. So look this long before
-// waiting.
-constexpr int64_t kLookUs = 2000;
+// waiting. Between two looks this thread sleeps: it may be of the highest priority, and the tasks that are to
+// freeze may need its processor for their last steps.
+constexpr int64_t kLookUs = 5000;
+constexpr useconds_t kLookPauseUs = 20;
 constexpr int kDepthMax = 32;
 constexpr size_t kProcessesMax = 1 << 20;
 
@@ -124,7 +125,7 @@ Result<void> Freezer::await_v2(int64_t deadline_us) {
     if (now_us >= deadline_us)
       return fail("freeze", directory_, ETIMEDOUT, "a task of it does not come out of the kernel");
     if (now_us < look_until_us) {
-      ::sched_yield();
+      ::usleep(kLookPauseUs);
       continue;
     }
     pollfd wait{events_.get(), POLLPRI, 0};
@@ -146,10 +147,7 @@ Result<void> Freezer::freeze_v1(int64_t deadline_us) {
     const int64_t now_us = monotonic_us();
     if (now_us >= deadline_us)
       return fail("freeze", directory_, ETIMEDOUT, "a task of it does not come out of the kernel");
-    if (now_us < look_until_us)
-      ::sched_yield();
-    else
-      ::usleep(500);
+    ::usleep(now_us < look_until_us ? kLookPauseUs : 500);
   }
 }
 
