@@ -16,4 +16,8 @@ void Timeline::add(const std::string& phase, int64_t start_us, int64_t end_us) {
   entry.set_duration_us(end_us - start_us);
 }
 
+void Timeline::append(const Timeline& other) {
+  entries_.insert(entries_.end(), other.entries_.begin(), other.entries_.end());
+}
+
 }  // namespace godwit::engine

@@ -35,6 +35,8 @@ class Timeline {
   };
   [[nodiscard]] Phase phase(std::string name) { return {*this, std::move(name)}; }
   void add(const std::string& phase, int64_t start_us, int64_t end_us);
+  // What another thread has recorded on the same clock.
+  void append(const Timeline& other);
 
   // On this host's monotonic clock.
   [[nodiscard]] const std::vector<model::TimelineEntry>& entries() const { return entries_; }

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include "engine/agent_channel.h"
+#include "engine/heap.h"
 #include "engine/preflight_check.h"
 #include "engine/source/source_session.h"
 #include "engine/target/target_session.h"
@@ -40,6 +41,7 @@ int check(const model::CheckOrder& order, AgentChannel& agent) {
 int run_worker(Fd agent, Fd connection) {
   // A peer that is gone is an error of the write, not the end of this process.
   if (::signal(SIGPIPE, SIG_IGN) == SIG_ERR) return 1;
+  keep_heap();
   AgentChannel channel(std::move(agent));
   auto order = channel.receive_order();
   if (!order) {

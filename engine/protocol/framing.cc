@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -54,11 +55,11 @@ Result<void> send_message(int socket, const google::protobuf::MessageLite& messa
     return fail("send a message to", "the control connection", EMSGSIZE,
                 "the container has more processes, mappings or queued data than one message can hold");
   // Length and message leave in one call: with TCP_NODELAY two would be two packets.
-  std::string frame(sizeof(uint32_t) + size, '\0');
+  const auto frame = std::make_unique_for_overwrite<uint8_t[]>(sizeof(uint32_t) + size);
   const uint32_t length = static_cast<uint32_t>(size);
-  std::memcpy(frame.data(), &length, sizeof length);
-  message.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(frame.data() + sizeof length));
-  std::span<const char> left(frame);
+  std::memcpy(frame.get(), &length, sizeof length);
+  message.SerializeWithCachedSizesToArray(frame.get() + sizeof length);
+  std::span<const uint8_t> left(frame.get(), sizeof length + size);
   while (!left.empty()) {
     const ssize_t sent = ::send(socket, left.data(), left.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) {
@@ -80,9 +81,9 @@ Result<void> receive_message(int socket, google::protobuf::MessageLite& message,
   if (length > kMessageBytesMax)
     return fail("receive a message from", "the control connection", EPROTO,
                 "it announces " + std::to_string(length) + " bytes, more than a message may have");
-  std::string bytes(length, '\0');
-  GODWIT_TRY(read_exactly(socket, std::as_writable_bytes(std::span(bytes)), deadline_ns));
-  if (!message.ParseFromString(bytes))
+  const auto bytes = std::make_unique_for_overwrite<std::byte[]>(length);
+  GODWIT_TRY(read_exactly(socket, std::span(bytes.get(), length), deadline_ns));
+  if (!message.ParseFromArray(bytes.get(), static_cast<int>(length)))
     return fail("receive a message from", "the control connection", EPROTO, "it is malformed");
   return {};
 }

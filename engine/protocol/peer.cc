@@ -12,7 +12,13 @@ namespace godwit::engine {
 
 using model::ControlMessage;
 
-Peer::Peer(Fd socket, std::string name) : socket_(std::move(socket)), name_(std::move(name)) {}
+Peer::Peer(Fd socket, std::string name) : socket_(std::move(socket)), name_(std::move(name)) {
+  // The frozen snapshot carries the socket queues of the container. It shall not wait for a window to open;
+  // where the kernel refuses the size, it does.
+  const int bytes = 4 << 20;
+  for (const int option : {SO_SNDBUFFORCE, SO_RCVBUFFORCE})
+    (void)::setsockopt(socket_.get(), SOL_SOCKET, option, &bytes, sizeof bytes);
+}
 
 void Peer::interrupt_on(int fd, std::function<Result<void>()> why) {
   interrupts_.push_back({.fd = fd, .why = std::move(why)});

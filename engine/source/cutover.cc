@@ -47,28 +47,52 @@ Result<void> SourceSession::freeze() {
   return parking_->park();
 }
 
+// Pages and state are read at the same time: the pages by the assistant, the state by this thread, since
+// only the tracer may ask the stopped processes.
 Result<void> SourceSession::send_frozen() {
   auto memory = timeline_.phase("cutover/memory");
   GODWIT_ASSIGN(const runtime::model::Snapshot layout, capture_->snapshot_frozen_memory());
   GODWIT_TRY(track_new_processes());
+  GODWIT_ASSIGN(const runtime::MemoryView view, view_of(layout));
   memory.end();
-  auto scanning = timeline_.phase("cutover/scan");
-  GODWIT_ASSIGN(const runtime::RoundPages due, begin_pages(layout));
+
+  Timeline pages_timeline("source");
+  auto pages = assistant_.run<Result<uint64_t>>([&] {
+    become_urgent();
+    auto batches = send_frozen_pages(layout, view, pages_timeline);
+    become_background();
+    return batches;
+  });
+  auto snapshotting = timeline_.phase("cutover/snapshot");
+  auto snapshot = capture_->snapshot_frozen();
+  snapshotting.end();
+  const auto batches = pages.get();
+  timeline_.append(pages_timeline);
+  GODWIT_TRY(batches);
+  GODWIT_TRY(snapshot);
+  GODWIT_TRY(faults_.at_step("source.pages", deadline_ns_));
+  return send_complete(*std::move(snapshot), *batches);
+}
+
+Result<uint64_t> SourceSession::send_frozen_pages(const runtime::model::Snapshot& layout,
+                                                  const runtime::MemoryView& view, Timeline& timeline) {
+  auto scanning = timeline.phase("cutover/scan");
+  GODWIT_ASSIGN(const runtime::RoundPages due, pages_.begin_round(view));
   GODWIT_TRY(send_layout(layout, due));
   scanning.end();
-  auto sending = timeline_.phase("cutover/pages");
+  const auto sending = timeline.phase("cutover/pages");
+  return send_pages();
+}
+
+Result<void> SourceSession::send_complete(runtime::model::Snapshot snapshot, uint64_t batches) {
+  const auto phase = timeline_.phase("cutover/complete");
   ControlMessage message;
-  GODWIT_ASSIGN(const uint64_t batches, send_pages());
-  sending.end();
-  GODWIT_TRY(faults_.at_step("source.pages", deadline_ns_));
-  auto snapshotting = timeline_.phase("cutover/snapshot");
-  GODWIT_ASSIGN(frozen_snapshot_, capture_->snapshot_frozen());
-  *message.mutable_complete()->mutable_snapshot() = frozen_snapshot_;
-  snapshotting.end();
-  const auto completing = timeline_.phase("cutover/complete");
-  message.mutable_complete()->set_round(round_);
-  message.mutable_complete()->set_batches(batches);
+  model::Complete& complete = *message.mutable_complete();
+  complete.set_round(round_);
+  complete.set_batches(batches);
+  *complete.mutable_snapshot() = std::move(snapshot);
   GODWIT_TRY(target_->send(message));
+  frozen_snapshot_ = std::move(*complete.mutable_snapshot());
   GODWIT_TRY(link_->barrier(round_));
   return faults_.at_step("source.complete", deadline_ns_);
 }

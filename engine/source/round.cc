@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "engine/heap.h"
 #include "engine/memory_view.h"
 #include "engine/round_prefix.h"
 #include "engine/source/source_session.h"
@@ -16,6 +17,7 @@ Result<SourceSession::State> SourceSession::round() {
   const auto phase = timeline_.phase(label);
   GODWIT_TRY(faults_.at_step(round_ == 0 ? "source.round0" : "source.round", deadline_ns_));
   GODWIT_TRY(target_->check());
+  warm_heap();  // this round may be the last before the cutover
 
   auto snapshotting = timeline_.phase(label + "/snapshot");
   GODWIT_ASSIGN(const runtime::model::Snapshot snapshot, capture_->snapshot_live());

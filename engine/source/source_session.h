@@ -7,7 +7,7 @@
 // everything back: the container runs on here as if nothing had been. After the commit there is no way back:
 // errors are reported, and the container is the target's.
 //
-// Threads: one; it is the tracer of the container's processes. A worker process runs exactly one session.
+// Threads: one, the tracer of the container's processes, and its assistant, which sends the frozen round's pages. A worker process runs exactly one session.
 #pragma once
 
 #include <memory>
@@ -17,6 +17,7 @@
 
 #include "base/result.h"
 #include "engine/agent_channel.h"
+#include "engine/assistant.h"
 #include "engine/clock_sync.h"
 #include "engine/fault.h"
 #include "engine/journal.h"
@@ -70,6 +71,9 @@ class SourceSession {
   Result<State> cutover();
   Result<void> freeze();
   Result<void> send_frozen();
+  Result<uint64_t> send_frozen_pages(const runtime::model::Snapshot& layout, const runtime::MemoryView& view,
+                                     Timeline& timeline);
+  Result<void> send_complete(runtime::model::Snapshot snapshot, uint64_t batches);
   Result<State> retry_later(const Error& error);
   // commit.cc
   Result<State> commit();
@@ -105,6 +109,7 @@ class SourceSession {
   // Made by prepare.
   std::optional<Peer> target_;
   ClockDifference clock_;
+  Assistant assistant_;  // outlives the link
   std::unique_ptr<transport::LinkSender> link_;
   std::unique_ptr<runtime::ParkingLot> parking_;
   std::optional<runtime::CpuThrottle> throttle_;

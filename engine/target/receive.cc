@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "engine/clock_sync.h"
+#include "engine/heap.h"
 #include "engine/memory_view.h"
 #include "engine/priority.h"
 #include "engine/target/target_session.h"
@@ -54,6 +55,7 @@ Result<TargetSession::State> TargetSession::finish_round(uint32_t round) {
   ControlMessage answer;
   answer.mutable_round_stored()->set_round(round);
   GODWIT_TRY(source_.send(answer));
+  warm_heap();  // the next may be the last
   return State::kRound;
 }
 

@@ -23,7 +23,8 @@ namespace {
 
 using Kind = model::FileDescription;
 
-// What cannot be changed once an object is made. Equal: the object made ahead serves.
+// What cannot be changed once an object is made. Equal: the object made ahead serves. Empty: it is made in the
+// frozen round only.
 std::string lasting_part(const model::FileDescription& one) {
   const std::string flags = std::to_string(one.flags()) + " ";
   switch (one.kind_case()) {
@@ -40,7 +41,7 @@ std::string lasting_part(const model::FileDescription& one) {
     case Kind::kEpoll:
       return "epoll";
     case Kind::kTcp:
-      return "tcp " + one.tcp().SerializeAsString();
+      return one.tcp().state() == TCP_LISTEN ? "tcp " + one.tcp().SerializeAsString() : "";
     default:
       return {};
   }
@@ -48,7 +49,6 @@ std::string lasting_part(const model::FileDescription& one) {
 
 // Made ahead: what costs time or is shared with mappings, and whose making nobody else can see.
 bool is_made_ahead(const model::FileDescription& one) {
-  if (one.kind_case() == Kind::kTcp) return one.tcp().state() == TCP_LISTEN;
   return !lasting_part(one).empty();
 }
 
