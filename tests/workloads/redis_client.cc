@@ -38,7 +38,8 @@ struct Options {
   int port = 6379;
   double rate = 1000;     // pairs of SET and GET, per second
   uint64_t preload = 0;   // bytes of values, written before anything is measured
-  double load = 0;        // SETs per second on the second connection
+  double load = 0;        // requests per second on the second connection
+  double reads = 0;       // the part of them that are GETs; the others are SETs
   uint32_t value = 4096;  // bytes of a preloaded value
 };
 
@@ -47,7 +48,48 @@ struct Figures {
   uint64_t answered = 0;
   uint64_t wrong = 0;
   uint64_t longest_silence_us = 0;
+  int64_t longest_silence_end_us = 0;  // CLOCK_MONOTONIC
   uint64_t slowest_answer_us = 0;
+};
+
+// What one connection has seen since it was last asked. Threads: any; each call takes a moment.
+class Meter {
+ public:
+  void sent() {
+    const std::lock_guard lock(mutex_);
+    ++figures_.sent;
+    ++outstanding_;
+  }
+  void answered(int64_t sent_us, bool right) {
+    const std::lock_guard lock(mutex_);
+    const int64_t now_us = monotonic_us();
+    end_silence(now_us);
+    figures_.slowest_answer_us =
+        std::max(figures_.slowest_answer_us, static_cast<uint64_t>(now_us - sent_us));
+    ++figures_.answered;
+    if (!right) ++figures_.wrong;
+    if (outstanding_ > 0) --outstanding_;
+  }
+  Figures take() {
+    const std::lock_guard lock(mutex_);
+    // A silence that is still going on counts too.
+    if (outstanding_ > 0) end_silence(monotonic_us());
+    last_answer_us_ = monotonic_us();
+    return std::exchange(figures_, {});
+  }
+
+ private:
+  void end_silence(int64_t now_us) {
+    const auto silence_us = static_cast<uint64_t>(now_us - std::exchange(last_answer_us_, now_us));
+    if (silence_us <= figures_.longest_silence_us) return;
+    figures_.longest_silence_us = silence_us;
+    figures_.longest_silence_end_us = now_us;
+  }
+
+  std::mutex mutex_;
+  Figures figures_;
+  uint64_t outstanding_ = 0;
+  int64_t last_answer_us_ = monotonic_us();
 };
 
 // A value that names its key and its version and looks like noise otherwise.
@@ -83,7 +125,6 @@ class Connection {
     const int on = 1;
     ::setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ::fcntl(socket_.get(), F_SETFL, O_NONBLOCK);
-    last_answer_us_ = monotonic_us();
     return true;
   }
 
@@ -121,14 +162,8 @@ class Connection {
   }
   [[nodiscard]] size_t outstanding() const { return expected_.size(); }
 
-  Figures take_figures() {
-    // A silence that is still going on counts too.
-    if (!expected_.empty())
-      figures_.longest_silence_us =
-          std::max(figures_.longest_silence_us, static_cast<uint64_t>(monotonic_us() - last_answer_us_));
-    last_answer_us_ = monotonic_us();
-    return std::exchange(figures_, {});
-  }
+  // The only part that other threads may call.
+  Figures take_figures() { return meter_.take(); }
 
  private:
   struct Expected {
@@ -142,7 +177,7 @@ class Connection {
   void command(const std::vector<std::string>& words) {
     output_ += fmt::format("*{}\r\n", words.size());
     for (const std::string& word : words) output_ += fmt::format("${}\r\n", word.size()) + word + "\r\n";
-    ++figures_.sent;
+    meter_.sent();
   }
 
   bool flush() {
@@ -175,20 +210,10 @@ class Connection {
   }
 
   void check(const redisReply& reply) {
-    const int64_t now_us = monotonic_us();
-    figures_.longest_silence_us =
-        std::max(figures_.longest_silence_us, static_cast<uint64_t>(now_us - last_answer_us_));
-    last_answer_us_ = now_us;
-    ++figures_.answered;
-    if (expected_.empty()) {
-      ++figures_.wrong;
-      return;
-    }
+    if (expected_.empty()) return meter_.answered(monotonic_us(), false);
     const Expected expected = expected_.front();
     expected_.pop_front();
-    figures_.slowest_answer_us =
-        std::max(figures_.slowest_answer_us, static_cast<uint64_t>(now_us - expected.sent_us));
-    if (!matches(reply, expected)) ++figures_.wrong;
+    meter_.answered(expected.sent_us, matches(reply, expected));
   }
 
   bool matches(const redisReply& reply, const Expected& expected) const {
@@ -208,8 +233,7 @@ class Connection {
   std::deque<Expected> expected_;
   std::vector<uint64_t> versions_;
   std::vector<uint32_t> sizes_;
-  int64_t last_answer_us_ = 0;
-  Figures figures_;
+  Meter meter_;
 };
 
 bool preload(Connection& connection, const Options& options) {
@@ -238,6 +262,7 @@ nlohmann::json to_json(const Figures& figures) {
           {"answered", figures.answered},
           {"wrong", figures.wrong},
           {"gap_us", figures.longest_silence_us},
+          {"gap_end_us", figures.longest_silence_end_us},
           {"slowest_us", figures.slowest_answer_us}};
 }
 
@@ -286,10 +311,9 @@ class Client {
     add(total_bulk_, bulk_.take_figures());
     (void)checked_.take_figures();
     std::cout << nlohmann::json{{"ready", true}}.dump() << std::endl;
-    std::thread loader([this] { load(); });
+    loader_ = std::thread([this] { load(); });
     const int status = serve();
-    loading_ = false;
-    loader.join();
+    stop_loading();
     return status;
   }
 
@@ -299,14 +323,25 @@ class Client {
     return 1;
   }
 
+  // From here on the second connection is this thread's.
+  void stop_loading() {
+    loading_ = false;
+    if (loader_.joinable()) loader_.join();
+  }
+
   void load() {
     constexpr size_t kWindow = 128;
     Pacer pacer(options_.load);
     std::mt19937_64 random(7);
+    std::bernoulli_distribution is_read(options_.reads);
     while (loading_) {
-      const std::lock_guard lock(bulk_mutex_);
-      for (uint64_t due = pacer.due(); due > 0 && bulk_.outstanding() < kWindow; --due)
-        bulk_.set(random() % bulk_.keys(), options_.value);
+      for (uint64_t due = pacer.due(); due > 0 && bulk_.outstanding() < kWindow; --due) {
+        const uint64_t key = random() % bulk_.keys();
+        if (is_read(random) && bulk_.written(key))
+          bulk_.get(key);
+        else
+          bulk_.set(key, options_.value);
+      }
       if (!bulk_.exchange(pacer.wait_us())) {
         bulk_lost_ = true;
         return;
@@ -334,11 +369,7 @@ class Client {
 
   void mark() {
     const Figures figures = checked_.take_figures();
-    Figures bulk;
-    {
-      const std::lock_guard lock(bulk_mutex_);
-      bulk = bulk_.take_figures();
-    }
+    const Figures bulk = bulk_.take_figures();
     add(total_checked_, figures);
     add(total_bulk_, bulk);
     const int64_t now_us = monotonic_us();
@@ -349,8 +380,7 @@ class Client {
   }
 
   int finish() {
-    loading_ = false;
-    const std::lock_guard lock(bulk_mutex_);
+    stop_loading();
     if (!checked_.drain(30'000'000) || !read_back(checked_)) return lost("while its data was read back");
     if (!bulk_.drain(30'000'000) || !read_back(bulk_)) return lost("while its data was read back");
     add(total_checked_, checked_.take_figures());
@@ -367,8 +397,8 @@ class Client {
 
   const Options options_;
   Connection checked_;
-  std::mutex bulk_mutex_;
-  Connection bulk_;
+  Connection bulk_;  // the loader's, while it runs
+  std::thread loader_;
   std::mt19937_64 random_;
   std::atomic<bool> loading_ = true;
   std::atomic<bool> bulk_lost_ = false;
@@ -387,7 +417,8 @@ int main(int argc, char** argv) {
   app.add_option("--port", options.port);
   app.add_option("--rate", options.rate, "pairs of SET and GET per second");
   app.add_option("--preload", options.preload, "bytes of values written first");
-  app.add_option("--load", options.load, "pipelined SETs per second on a second connection");
+  app.add_option("--load", options.load, "pipelined requests per second on a second connection");
+  app.add_option("--reads", options.reads, "the part of these that only read")->check(CLI::Range(0.0, 1.0));
   app.add_option("--value", options.value, "bytes of a preloaded value");
   CLI11_PARSE(app, argc, argv);
   return godwit::workloads::Client(options).run();
