@@ -113,25 +113,42 @@ def measure_throughput(options):
     return {"iperf3": wires, "round0": rounds, "fraction": fraction}
 
 
+def answered_per_second(seen):
+    return seen["bulk"]["answered"] / seen["elapsed_us"] * 1e6
+
+
+def migrate_watched(lab, client):
+    """Moves redis; returns the operations per second in the rounds, up to the beginning of the cutover."""
+    rates = []
+
+    def on_event(event):
+        state = event.get("state", {}).get("state")
+        if state == "rounds":
+            client.mark()
+        elif state == "cutover" and not rates:
+            rates.append(answered_per_second(client.mark()))
+
+    lab.migrate("redis", on_event=on_event)
+    return rates[0]
+
+
 def measure_slowdown(options):
     """Point 4: how many operations per second a container that is kept busy does before and during pre-copy."""
     before, during = [], []
     with Lab() as lab:
         lab.run("redis", "redis", ADDRESS)
-        client = lab.redis_client(ADDRESS, rate=1000, preload=options.memory * MIB, load=options.saturation)
-        for _ in range(max(options.runs // 4, 3)):
-            time.sleep(0.5)
-            client.mark()
+        client = lab.redis_client(ADDRESS, rate=100, preload=options.memory * MIB, load=options.saturation,
+                                  reads=options.reads)
+        migrate_watched(lab, client)  # warms up: the first one differs from all others
+        for _ in range(max(options.runs // 2, 3)):
             time.sleep(1.0)
-            seen = client.mark()
-            before.append(seen["bulk"]["answered"] / seen["elapsed_us"] * 1e6)
             client.mark()
-            lab.migrate("redis")
-            seen = client.mark()
-            during.append(seen["bulk"]["answered"] / seen["elapsed_us"] * 1e6)
-    print("writes of a saturating client:")
+            time.sleep(2.0)
+            before.append(answered_per_second(client.mark()))
+            during.append(migrate_watched(lab, client))
+    print(f"operations of a client that keeps redis busy, {options.reads * 100:.0f} % of them reads:")
     show("before", before, "/s")
-    show("during the migration", during, "/s")
+    show("during pre-copy", during, "/s")
     lost = 1 - statistics.median(during) / statistics.median(before)
     print(f"  {'lost':<42} {lost * 100:10.1f} %")
     return {"before": before, "during": during, "lost": lost}
@@ -148,7 +165,8 @@ def main():
     parser.add_argument("--memory", type=int, default=1024, help="MiB of data (default 1024)")
     parser.add_argument("--large", type=int, default=4096, help="MiB of the large container of part growth")
     parser.add_argument("--load", type=float, default=5000, help="4 KiB writes per second of part load")
-    parser.add_argument("--saturation", type=float, default=1e6, help="writes per second that part slowdown tries")
+    parser.add_argument("--saturation", type=float, default=1e6, help="requests per second that part slowdown tries")
+    parser.add_argument("--reads", type=float, default=0.9, help="the part of these that only read (default 0.9)")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     options = parser.parse_args()
     results = {part: PARTS[part](options) for part in (options.parts or PARTS)}

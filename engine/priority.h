@@ -1,13 +1,18 @@
-// How much processor time a session's threads may take from others: little in the rounds, so that the
-// container keeps its pace; all that is there in the cutover, which everybody waits for. Applies to the
-// calling thread.
+// How much processor time a thread of a session may take from others. Applies to the calling thread.
 #pragma once
+
+#include <cstdint>
 
 namespace godwit::engine {
 
-// nice(2) +10.
-void become_background();
-// SCHED_FIFO where the kernel allows it (sched(7)), nice -20 elsewhere. Ends with become_background().
-void become_urgent();
+enum class Pace : uint32_t {
+  kInvalid = 0,
+  kIdle = 1,    // SCHED_IDLE: what nobody else wants. The bulk of the pages.
+  kBrisk = 2,   // nice(2) +10: the rounds after it, and everything that is not urgent.
+  kUrgent = 3,  // SCHED_FIFO where the kernel allows it (sched(7)), nice -20 elsewhere: the container is frozen.
+};
+
+// Does nothing if the thread has this pace already.
+void adopt_pace(Pace pace);
 
 }  // namespace godwit::engine

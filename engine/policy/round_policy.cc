@@ -17,6 +17,10 @@ uint64_t per_second(uint64_t bytes, uint64_t duration_us) {
   return static_cast<uint64_t>(static_cast<double>(bytes) * kUsPerSecond / static_cast<double>(duration_us));
 }
 
+uint64_t working_us(const RoundMeasurement& round) {
+  return round.duration_us - std::min(round.paused_us, round.duration_us);
+}
+
 // The next harder step of throttling, or 0 if the last one is in force.
 unsigned harder_than(unsigned percent) {
   for (const unsigned step : kThrottleSteps)
@@ -77,7 +81,7 @@ uint64_t throughput_bytes_per_second(std::span<const RoundMeasurement> rounds) {
   for (const RoundMeasurement& round : rounds)
     if (largest == nullptr || round.bytes_sent > largest->bytes_sent) largest = &round;
   if (largest == nullptr || largest->bytes_sent < kMeaningfulRoundBytes) return kAssumedThroughput;
-  return std::max<uint64_t>(per_second(largest->bytes_sent, largest->duration_us), 1);
+  return std::max<uint64_t>(per_second(largest->bytes_sent, working_us(*largest)), 1);
 }
 
 uint64_t expected_downtime_us(std::span<const RoundMeasurement> rounds) {
@@ -98,7 +102,7 @@ RoundDecision decide(const PolicyGoals& goals, std::span<const RoundMeasurement>
                      uint64_t elapsed_us) {
   const uint64_t expected_us = expected_downtime_us(rounds);
   const bool good_enough = expected_us <= std::max(goals.downtime_us, kFixedDowntimeUs);
-  const uint64_t next_round_us = rounds.back().duration_us;  // rounds shrink or stay; they do not grow
+  const uint64_t next_round_us = working_us(rounds.back());  // rounds shrink or stay; they do not grow
   const bool time_left = elapsed_us + next_round_us + expected_us + kCutoverReserveUs < goals.deadline_us;
 
   if (rounds.size() == 1 && time_left)

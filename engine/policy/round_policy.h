@@ -24,6 +24,7 @@ struct RoundMeasurement {
   uint64_t bytes_sent = 0;          // on the wire
   uint64_t bytes_due = 0;           // pages that the scan found, in bytes
   uint64_t duration_us = 0;         // from its scan until all of it was stored at the target
+  uint64_t paused_us = 0;           // of these, the time that the sender left to the container (pace.h)
   uint64_t since_last_scan_us = 0;  // over which `bytes_due` were written; 0 in round 0
   unsigned throttle_percent = 0;    // in force during it; 0: none
 };

@@ -58,7 +58,7 @@ Result<void> SourceSession::await_running() {
     GODWIT_ASSIGN(const ControlMessage message, target_->expect(ControlMessage::kRunning));
     running_us_ = message.running().running_us() - clock_.target_minus_source_us;
     for (const model::TimelineEntry& entry : message.running().timeline()) target_timeline_.push_back(entry);
-    become_background();
+    adopt_pace(Pace::kBrisk);
     return hand_over_frames();
   }
 }

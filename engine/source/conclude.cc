@@ -91,7 +91,7 @@ void SourceSession::roll_back(Error& error) {
   }
   if (parked_) tell(id, parking_->unpark({}));
   parked_ = false;
-  become_background();
+  adopt_pace(Pace::kBrisk);
   if (target_) error = target_->prefer_its_words(std::move(error));
   if (target_) target_->abort(error.to_string());
   if (throttle_) tell(id, throttle_->release());

@@ -18,7 +18,7 @@ constexpr unsigned kRetryPauseUs = 5'000;
 
 Result<SourceSession::State> SourceSession::cutover() {
   GODWIT_TRY(faults_.at_step("source.cutover", deadline_ns_));
-  become_urgent();
+  adopt_pace(Pace::kUrgent);
   auto frozen = freeze();
   if (frozen) frozen = send_frozen();
   if (!frozen) {
@@ -58,9 +58,9 @@ Result<void> SourceSession::send_frozen() {
 
   Timeline pages_timeline("source");
   auto pages = assistant_.run<Result<uint64_t>>([&] {
-    become_urgent();
+    adopt_pace(Pace::kUrgent);
     auto batches = send_frozen_pages(layout, view, pages_timeline);
-    become_background();
+    adopt_pace(Pace::kBrisk);
     return batches;
   });
   auto snapshotting = timeline_.phase("cutover/snapshot");
@@ -104,7 +104,7 @@ Result<SourceSession::State> SourceSession::retry_later(const Error& error) {
   frozen_ = false;
   GODWIT_TRY(parking_->unpark({}));
   parked_ = false;
-  become_background();
+  adopt_pace(Pace::kBrisk);
   ++round_;
   ::usleep(kRetryPauseUs);
   return State::kRound;

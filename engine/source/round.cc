@@ -1,9 +1,14 @@
 // One round of pre-copy: a live snapshot, the pages that are due, and the policy's decision.
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstring>
 
 #include "base/clock.h"
 #include "engine/heap.h"
 #include "engine/memory_view.h"
+#include "engine/policy/pace.h"
+#include "engine/priority.h"
 #include "engine/round_prefix.h"
 #include "engine/source/source_session.h"
 
@@ -17,6 +22,10 @@ Result<SourceSession::State> SourceSession::round() {
   const auto phase = timeline_.phase(label);
   GODWIT_TRY(faults_.at_step(round_ == 0 ? "source.round0" : "source.round", deadline_ns_));
   GODWIT_TRY(target_->check());
+  if (round_ == 0) {
+    GODWIT_ASSIGN(container_cpus_, throttle_->used_cpus());
+    worked_before_us_ = clock_ns(CLOCK_THREAD_CPUTIME_ID) / 1000;
+  }
   warm_heap();  // this round may be the last before the cutover
 
   auto snapshotting = timeline_.phase(label + "/snapshot");
@@ -34,6 +43,7 @@ Result<SourceSession::State> SourceSession::round() {
   auto sending = timeline_.phase(label + "/pages");
   GODWIT_TRY(send_layout(snapshot, due));
   GODWIT_ASSIGN(const uint64_t batches, send_pages());
+  adopt_pace(Pace::kBrisk);
   GODWIT_TRY(faults_.at_step(round_ == 0 ? "source.round0.sent" : "source.round.sent", deadline_ns_));
   GODWIT_TRY(link_->barrier(round_));
   sending.end();
@@ -51,6 +61,7 @@ Result<SourceSession::State> SourceSession::round() {
   measurement.bytes_sent = link_->counters().bytes - bytes_before;
   measurement.bytes_due = due.pages_due * kPageSize;
   measurement.duration_us = static_cast<uint64_t>(monotonic_us() - scan_us);
+  measurement.paused_us = paused_us_;
   measurement.since_last_scan_us = round_ == 0 ? 0 : static_cast<uint64_t>(scan_us - last_scan_us_);
   measurement.throttle_percent = throttle_percent_;
   last_scan_us_ = scan_us;
@@ -92,25 +103,52 @@ Result<void> SourceSession::send_layout(const runtime::model::Snapshot& snapshot
   return target_->send(message);
 }
 
-// Everything that is due, over all streams in turn. Returns the number of batches.
+// Everything that is due, over all streams in turn. Returns the number of batches; the last one is empty and
+// gives its buffer back.
 Result<uint64_t> SourceSession::send_pages() {
+  paused_us_ = 0;
+  const int64_t begun_us = monotonic_us();
+  const uint64_t bytes_due = pages_.pages_left() * kPageSize;
   uint64_t batches = 0;
   for (uint32_t stream = 0;; stream = (stream + 1) % link_->streams()) {
-    GODWIT_ASSIGN(const transport::LinkSender::Buffer buffer, link_->acquire(stream));
-    GODWIT_ASSIGN(const size_t used, pages_.fill(buffer.memory.subspan(sizeof(RoundPrefix))));
-    if (used == 0) {
-      // An empty batch gives the buffer back.
-      const RoundPrefix prefix{.magic = RoundPrefix::kMagic, .round = round_};
-      std::memcpy(buffer.memory.data(), &prefix, sizeof prefix);
-      GODWIT_TRY(link_->submit(buffer, sizeof prefix));
-      return batches + 1;
-    }
-    const RoundPrefix prefix{.magic = RoundPrefix::kMagic, .round = round_};
-    std::memcpy(buffer.memory.data(), &prefix, sizeof prefix);
-    GODWIT_TRY(link_->submit(buffer, static_cast<uint32_t>(sizeof prefix + used)));
+    const Pace pace = round_ == 0 ? pace_bulk(bytes_due, begun_us) : Pace::kBrisk;
+    GODWIT_ASSIGN(const size_t used, send_batch(stream, pace));
     ++batches;
+    if (used == 0) return batches;
     if (!frozen_) GODWIT_TRY(target_->check());
   }
+}
+
+Result<size_t> SourceSession::send_batch(uint32_t stream, Pace pace) {
+  GODWIT_ASSIGN(const transport::LinkSender::Buffer buffer, link_->acquire(stream));
+  const size_t room = pace == Pace::kIdle ? kPoliteBatchBytes : buffer.memory.size() - sizeof(RoundPrefix);
+  GODWIT_ASSIGN(const size_t used, pages_.fill(buffer.memory.subspan(sizeof(RoundPrefix), room)));
+  const RoundPrefix prefix{.magic = RoundPrefix::kMagic, .round = round_, .pace = pace};
+  std::memcpy(buffer.memory.data(), &prefix, sizeof prefix);
+  GODWIT_TRY(link_->submit(buffer, static_cast<uint32_t>(sizeof prefix + used)));
+  return used;
+}
+
+// Pauses for what the last batch took from the container, and says how the next one is to be treated.
+Pace SourceSession::pace_bulk(uint64_t bytes_due, int64_t begun_us) {
+  const uint64_t left = pages_.pages_left() * kPageSize;
+  const int64_t time_left_us = (deadline_ns_ - monotonic_ns()) / 1000;
+  const double duty = bulk_duty({.container_cpus = container_cpus_,
+                                 .round_bytes = bytes_due - left,
+                                 .round_bytes_left = left,
+                                 .round_elapsed_us = static_cast<uint64_t>(monotonic_us() - begun_us),
+                                 .time_left_us = static_cast<uint64_t>(std::max<int64_t>(time_left_us, 0))});
+  const Pace pace = duty < 1.0 ? Pace::kIdle : Pace::kBrisk;
+  adopt_pace(pace);
+  const int64_t worked_us = clock_ns(CLOCK_THREAD_CPUTIME_ID) / 1000;
+  const uint64_t pause = pause_us(duty, static_cast<uint64_t>(worked_us - worked_before_us_));
+  if (pause != 0) {
+    const int64_t paused_us = monotonic_us();
+    ::usleep(static_cast<useconds_t>(pause));
+    paused_us_ += static_cast<uint64_t>(monotonic_us() - paused_us);
+  }
+  worked_before_us_ = clock_ns(CLOCK_THREAD_CPUTIME_ID) / 1000;
+  return pace;
 }
 
 Result<SourceSession::State> SourceSession::decide_next(RoundMeasurement measurement,

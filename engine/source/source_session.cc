@@ -76,7 +76,7 @@ Result<SourceSession::State> SourceSession::step(State state) {
 }
 
 model::MigrationResult SourceSession::run() {
-  become_background();
+  adopt_pace(Pace::kBrisk);
   State state = State::kPreflight;
   State announced = State::kInvalid;
   while (state != State::kEnded) {

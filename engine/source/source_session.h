@@ -22,6 +22,7 @@
 #include "engine/fault.h"
 #include "engine/journal.h"
 #include "engine/policy/round_policy.h"
+#include "engine/priority.h"
 #include "engine/protocol/peer.h"
 #include "engine/protocol/worker.pb.h"
 #include "engine/timeline.h"
@@ -63,6 +64,8 @@ class SourceSession {
   Result<void> track_new_processes();
   Result<void> send_layout(const runtime::model::Snapshot& snapshot, const runtime::RoundPages& pages);
   Result<uint64_t> send_pages();
+  Result<size_t> send_batch(uint32_t stream, Pace pace);
+  Pace pace_bulk(uint64_t bytes_due, int64_t begun_us);
   Result<runtime::RoundPages> begin_pages(const runtime::model::Snapshot& snapshot);
   Result<runtime::MemoryView> view_of(const runtime::model::Snapshot& snapshot);
   Result<State> decide_next(RoundMeasurement measurement, const runtime::PageCounters& before,
@@ -121,6 +124,9 @@ class SourceSession {
   uint32_t round_ = 0;
   int64_t last_scan_us_ = 0;
   unsigned throttle_percent_ = 0;
+  double container_cpus_ = 0;     // that it used before the first round
+  uint64_t paused_us_ = 0;        // in this round, out of courtesy
+  int64_t worked_before_us_ = 0;  // processor time of this thread, as of the last batch
   unsigned cutover_attempts_ = 0;
 
   // The cutover.

@@ -12,21 +12,6 @@
 #include "engine/round_prefix.h"
 
 namespace godwit::engine {
-namespace {
-
-// Changes the calling thread's priority, if it is not what it should be.
-void adopt_pace(bool urgent) {
-  thread_local bool is_urgent = false;
-  if (urgent == is_urgent) return;
-  is_urgent = urgent;
-  if (urgent)
-    become_urgent();
-  else
-    become_background();
-}
-
-}  // namespace
-
 PageWriters::PageWriters(transport::LinkReceiver& link, runtime::PageSink& sink) : link_(link), sink_(sink) {}
 
 PageWriters::~PageWriters() {
@@ -41,7 +26,7 @@ Result<void> PageWriters::start(unsigned threads) {
 }
 
 void PageWriters::work() {
-  become_background();
+  adopt_pace(Pace::kBrisk);
   for (;;) {
     auto batch = link_.receive();
     if (!batch) return fail_all(batch.error());
@@ -56,10 +41,10 @@ Result<void> PageWriters::store(const transport::LinkReceiver::Batch& batch) {
   if (batch.bytes.size() < sizeof prefix)
     return fail("read a batch of pages from", "the link", EPROTO, "it is shorter than its prefix");
   std::memcpy(&prefix, batch.bytes.data(), sizeof prefix);
-  if (prefix.magic != RoundPrefix::kMagic)
+  if (prefix.magic != RoundPrefix::kMagic || (prefix.pace != Pace::kIdle && prefix.pace != Pace::kBrisk))
     return fail("read a batch of pages from", "the link", EPROTO, "its prefix is malformed");
   GODWIT_ASSIGN(const bool urgent, wait_open(prefix.round));
-  adopt_pace(urgent);
+  adopt_pace(urgent ? Pace::kUrgent : prefix.pace);
   const auto pages = batch.bytes.subspan(sizeof prefix);
   if (!pages.empty()) GODWIT_TRY(sink_.apply(pages));
   const std::lock_guard lock(mutex_);

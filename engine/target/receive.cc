@@ -27,7 +27,7 @@ Result<TargetSession::State> TargetSession::round() {
 Result<TargetSession::State> TargetSession::take_layout(const model::Layout& layout) {
   const bool last = layout.snapshot().frozen();
   const std::string label = last ? std::string("cutover") : "round " + std::to_string(layout.round());
-  if (last) become_urgent();
+  if (last) adopt_pace(Pace::kUrgent);
   GODWIT_TRY(faults_.at_step(last                  ? "target.frozen"
                              : layout.round() == 0 ? "target.round0"
                                                    : "target.round",
@@ -99,7 +99,7 @@ Result<TargetSession::State> TargetSession::frozen() {
   GODWIT_ASSIGN(ControlMessage message, source_.receive());
   // The source has postponed its cutover: the container runs on there for another round.
   if (message.has_layout()) {
-    become_background();
+    adopt_pace(Pace::kBrisk);
     return take_layout(message.layout());
   }
   if (!message.has_complete())

@@ -58,7 +58,7 @@ Result<TargetSession::State> TargetSession::let_run() {
   if (auto sent = source_.send(message); !sent)
     spdlog::warn("{} runs here, the source does not listen: {}", hello_.container().id(),
                  sent.error().to_string());
-  become_background();
+  adopt_pace(Pace::kBrisk);
   model::WorkerReport report;
   *report.mutable_arrived() = hello_.container();
   agent_.report(report);

@@ -51,7 +51,7 @@ Result<TargetSession::State> TargetSession::step(State state) {
 }
 
 Result<void> TargetSession::run() {
-  become_background();
+  adopt_pace(Pace::kBrisk);
   State state = State::kGreet;
   while (state != State::kEnded) {
     auto next = step(state);

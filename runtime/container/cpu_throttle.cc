@@ -71,6 +71,12 @@ Result<uint64_t> CpuThrottle::used_us() const {
   return usage_is_ns_ ? used / 1000 : used;
 }
 
+Result<double> CpuThrottle::used_cpus() const {
+  GODWIT_ASSIGN(const uint64_t used, used_us());
+  const int64_t elapsed_us = std::max<int64_t>(1, monotonic_us() - measure_began_us_);
+  return static_cast<double>(used - std::min(used, measure_used_us_)) / static_cast<double>(elapsed_us);
+}
+
 Result<void> CpuThrottle::start_measure() {
   GODWIT_ASSIGN(measure_used_us_, used_us());
   measure_began_us_ = monotonic_us();
@@ -90,10 +96,7 @@ Result<void> CpuThrottle::limit(unsigned percent) {
   if (percent < 1 || percent > 99)
     return refuse("throttle", directory_, std::to_string(percent) + " percent is not within 1..99");
   if (!limited_) {
-    GODWIT_ASSIGN(const uint64_t used, used_us());
-    const int64_t elapsed_us = std::max<int64_t>(1, monotonic_us() - measure_began_us_);
-    usual_cpus_ =
-        static_cast<double>(used - std::min(used, measure_used_us_)) / static_cast<double>(elapsed_us);
+    GODWIT_ASSIGN(usual_cpus_, used_cpus());
   }
   const uint64_t own = millis(original_quota_, original_period_);
   const auto wanted = static_cast<uint64_t>(usual_cpus_ * percent * 10);

@@ -58,8 +58,10 @@ class CpuThrottle {
   Result<void> limit(unsigned percent);
   // Restores the container's own quota; a new measure begins. The destructor does it too.
   Result<void> release();
-  // The measure: cpu time per time. 1.0 is one processor. 0 before the first limit().
+  // The measure: cpu time per time. 1.0 is one processor. The first as of the last limit() (0 before), the
+  // other since the measure began.
   [[nodiscard]] double usual_cpus() const { return usual_cpus_; }
+  [[nodiscard]] Result<double> used_cpus() const;
   CpuThrottle(CpuThrottle&& other) noexcept;
   CpuThrottle& operator=(CpuThrottle&& other) noexcept;
   ~CpuThrottle();
