@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/memory/digest.h"
 #include "runtime/memory/batch.h"
 #include "runtime/memory/page_sink.h"
 #include "runtime/memory/page_source.h"

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "engine/priority.h"
 #include "engine/source/source_session.h"
+#include "runtime/memory/digest.h"
 
 namespace godwit::engine {
 
@@ -39,15 +40,15 @@ Result<SourceSession::State> SourceSession::conclude() {
 Result<void> SourceSession::verify() {
   const auto phase = timeline_.phase("conclude/verify");
   GODWIT_ASSIGN(const runtime::MemoryView view, view_of(frozen_snapshot_));
-  GODWIT_ASSIGN(const auto digests, pages_.digest(view));
+  GODWIT_ASSIGN(const auto digests, runtime::digest_memory(view));
   ControlMessage message;
-  for (const runtime::PageSource::SpaceDigest& digest : digests) {
+  for (const runtime::SpaceDigest& digest : digests) {
     model::SpaceDigest& entry = *message.mutable_verify()->add_digests();
     entry.set_space_kind(static_cast<uint32_t>(digest.kind));
     entry.set_space_id(digest.space_id);
-    entry.set_pages(digest.pages);
-    entry.set_digest_low(digest.digest_low);
-    entry.set_digest_high(digest.digest_high);
+    entry.set_pages(digest.sum.pages);
+    entry.set_digest_low(digest.sum.low);
+    entry.set_digest_high(digest.sum.high);
   }
   message.mutable_verify();
   target_->set_deadline_ns(std::max(deadline_ns_, monotonic_ns() + 10'000'000'000));

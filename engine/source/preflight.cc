@@ -22,7 +22,7 @@ Result<SourceSession::State> SourceSession::preflight() {
   GODWIT_ASSIGN(attachment_, network_.find(order_.container().id()));
   GODWIT_ASSIGN(capture_, runtime::Capture::open({.init_pid = init_pid,
                                                   .log_path = paths_.log,
-                                                  .freeze_cgroup = [this] { return freezer_->freeze(); },
+                                                  .freeze_cgroup = [this] { return freeze_cgroup(); },
                                                   .thaw_cgroup = [this] { return freezer_->thaw(); },
                                                   .list_cgroup = [this] { return freezer_->processes(); }}));
   GODWIT_ASSIGN(const std::vector<runtime::Refusal> refusals, lasting_refusals(*capture_));
@@ -30,6 +30,11 @@ Result<SourceSession::State> SourceSession::preflight() {
   GODWIT_ASSIGN(runtime::CpuThrottle throttle, runtime::CpuThrottle::open(init_pid));
   throttle_.emplace(std::move(throttle));
   return State::kPrepare;
+}
+
+Result<void> SourceSession::freeze_cgroup() {
+  const auto phase = timeline_.phase("cutover/freeze/cgroup");
+  return freezer_->freeze();
 }
 
 Result<void> SourceSession::refuse_if_any(const std::vector<runtime::Refusal>& refusals) {

@@ -54,6 +54,7 @@ class SourceSession {
 
   // preflight.cc
   Result<State> preflight();
+  Result<void> freeze_cgroup();
   Result<void> refuse_if_any(const std::vector<runtime::Refusal>& refusals);
   // prepare.cc
   Result<State> prepare();

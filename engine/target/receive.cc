@@ -43,10 +43,11 @@ Result<TargetSession::State> TargetSession::take_layout(const model::Layout& lay
     const auto reconciling = timeline_.phase(label + "/reconcile");
     GODWIT_TRY(replica_->reconcile(layout.snapshot()));
   }
-  return finish_round(layout.round());
+  return finish_round(layout);
 }
 
-Result<TargetSession::State> TargetSession::finish_round(uint32_t round) {
+Result<TargetSession::State> TargetSession::finish_round(const model::Layout& layout) {
+  const uint32_t round = layout.round();
   GODWIT_ASSIGN(const ControlMessage sent, source_.expect(ControlMessage::kRoundSent));
   if (sent.round_sent().round() != round)
     return fail("finish round " + std::to_string(round) + " of", source_.name(), EPROTO,
@@ -55,6 +56,11 @@ Result<TargetSession::State> TargetSession::finish_round(uint32_t round) {
   ControlMessage answer;
   answer.mutable_round_stored()->set_round(round);
   GODWIT_TRY(source_.send(answer));
+  if (hello_.goals().verify()) {
+    const auto digesting = timeline_.phase("round " + std::to_string(round) + "/digest");
+    if (!digest_) digest_.emplace();
+    GODWIT_TRY(digest_->update(*replica_, layout.snapshot()));
+  }
   warm_heap();  // the next may be the last
   return State::kRound;
 }
@@ -113,15 +119,7 @@ Result<TargetSession::State> TargetSession::frozen() {
     const auto storing = timeline_.phase("cutover/pages");
     GODWIT_TRY(writers_->wait_stored(complete.round(), complete.batches(), deadline_ns_));
   }
-  if (hello_.goals().verify()) {
-    const auto digesting = timeline_.phase("cutover/digest");
-    GODWIT_ASSIGN(const runtime::MemoryView view, replica_view(complete.snapshot()));
-    GODWIT_ASSIGN(digests_, runtime::digest_memory(view));
-  }
-  {
-    const auto reconciling = timeline_.phase("cutover/reconcile");
-    GODWIT_TRY(replica_->reconcile(complete.snapshot()));
-  }
+  GODWIT_TRY(complete_replica(complete.snapshot()));
   const auto holding = timeline_.phase("cutover/hold");
   GODWIT_TRY(freezer_->freeze());
   GODWIT_TRY(replica_->hold());
@@ -129,14 +127,30 @@ Result<TargetSession::State> TargetSession::frozen() {
   return State::kHeld;
 }
 
-Result<runtime::MemoryView> TargetSession::replica_view(const runtime::model::Snapshot& snapshot) const {
-  std::vector<runtime::CapturedProcess> processes;
-  for (const auto& process : snapshot.processes()) {
-    GODWIT_ASSIGN(const pid_t host_pid, replica_->host_pid(process.pid()));
-    processes.push_back({.host_pid = host_pid, .container_pid = static_cast<pid_t>(process.pid())});
+// The memory is final before the rest is made: nothing of that rest writes to it.
+Result<void> TargetSession::complete_replica(const runtime::model::Snapshot& snapshot) {
+  std::future<Result<std::vector<runtime::SpaceDigest>>> digests;
+  Timeline digest_timeline("target");
+  if (digest_) {
+    GODWIT_ASSIGN(runtime::MemoryView view, view_of_replica(*replica_, snapshot));
+    digests = assistant_.run<Result<std::vector<runtime::SpaceDigest>>>([&, view = std::move(view)] {
+      adopt_pace(Pace::kUrgent);
+      const auto digesting = digest_timeline.phase("cutover/digest");
+      auto outcome = digest_->finish(view);
+      adopt_pace(Pace::kBrisk);
+      return outcome;
+    });
   }
-  return make_memory_view(snapshot, processes,
-                          [this](uint64_t id) { return replica_->shared_memory_fd(id); });
+  auto reconciling = timeline_.phase("cutover/reconcile");
+  const auto reconciled = replica_->reconcile(snapshot);
+  reconciling.end();
+  if (digests.valid()) {
+    auto outcome = digests.get();
+    timeline_.append(digest_timeline);
+    GODWIT_TRY(reconciled);
+    GODWIT_ASSIGN(digests_, std::move(outcome));
+  }
+  return reconciled;
 }
 
 }  // namespace godwit::engine

@@ -62,6 +62,9 @@ Result<TargetSession::State> TargetSession::let_run() {
   model::WorkerReport report;
   *report.mutable_arrived() = hello_.container();
   agent_.report(report);
+  if (digest_)
+    if (auto stopped = digest_->stop(); !stopped)
+      spdlog::warn("{}: {}", hello_.container().id(), stopped.error().to_string());
   return State::kAftercare;
 }
 
@@ -96,8 +99,8 @@ Result<void> TargetSession::answer_verify(const model::Verify& verify) {
     bool equal = false;
     for (const auto& ours : digests_)
       equal = equal || (static_cast<uint32_t>(ours.kind) == theirs.space_kind() &&
-                        ours.space_id == theirs.space_id() && ours.pages == theirs.pages() &&
-                        ours.digest_low == theirs.digest_low() && ours.digest_high == theirs.digest_high());
+                        ours.space_id == theirs.space_id() && ours.sum.pages == theirs.pages() &&
+                        ours.sum.low == theirs.digest_low() && ours.sum.high == theirs.digest_high());
     if (!equal && difference.empty())
       difference = "the memory of " + describe(theirs.space_kind(), theirs.space_id()) + " differs";
   }

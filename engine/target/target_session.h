@@ -6,7 +6,7 @@
 // frozen cgroup; if the connection breaks there, the source's agent is asked what was decided. After the
 // commit the container is this host's, whatever happens.
 //
-// Threads: one (the tracer of the replica), and the page writers. A worker process runs exactly one session.
+// Threads: one (the tracer of the replica), its assistant, and the page writers. A worker process runs exactly one session.
 #pragma once
 
 #include <map>
@@ -17,16 +17,17 @@
 
 #include "base/result.h"
 #include "engine/agent_channel.h"
+#include "engine/assistant.h"
 #include "engine/fault.h"
 #include "engine/protocol/peer.h"
 #include "engine/protocol/worker.pb.h"
 #include "engine/target/page_writers.h"
+#include "engine/target/replica_digest.h"
 #include "engine/timeline.h"
 #include "engine/worker.h"
 #include "runtime/container/container.h"
 #include "runtime/container/freezer.h"
 #include "runtime/memory/page_sink.h"
-#include "runtime/memory/page_source.h"
 #include "runtime/network/network.h"
 #include "runtime/network/parking.h"
 #include "runtime/process/replica.h"
@@ -60,9 +61,9 @@ class TargetSession {
   // receive.cc
   Result<State> round();
   Result<State> take_layout(const model::Layout& layout);
-  Result<State> finish_round(uint32_t round);
+  Result<State> finish_round(const model::Layout& layout);
   Result<void> apply_discards(const model::Layout& layout);
-  Result<runtime::MemoryView> replica_view(const runtime::model::Snapshot& snapshot) const;
+  Result<void> complete_replica(const runtime::model::Snapshot& snapshot);
   Result<void> set_spaces(const runtime::model::Snapshot& snapshot);
   Result<State> frozen();
   // run.cc
@@ -101,7 +102,9 @@ class TargetSession {
 
   // The cutover.
   std::optional<runtime::model::Snapshot> frozen_snapshot_;
-  std::vector<runtime::PageSource::SpaceDigest> digests_;
+  std::optional<ReplicaDigest> digest_;  // if the memory is to be verified
+  std::vector<runtime::SpaceDigest> digests_;
+  Assistant assistant_;
   bool committed_ = false;
   Timeline timeline_{"target"};
 };

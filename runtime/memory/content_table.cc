@@ -23,6 +23,11 @@ void append_bits(Ranges& ranges, uint64_t base, uint64_t bits) {
   }
 }
 
+XXH128_hash_t place(uint64_t address, const PageHash& hash) {
+  const std::array<uint64_t, 3> words{address, hash.low, hash.high};
+  return XXH3_128bits(words.data(), sizeof words);
+}
+
 }  // namespace
 
 PageHash hash_page(const std::byte* page) {
@@ -43,6 +48,26 @@ bool is_zero_page(const std::byte* page) {
       return false;
   }
   return true;
+}
+
+void PageSum::add(uint64_t address, const PageHash& hash) {
+  const XXH128_hash_t placed = place(address, hash);
+  ++pages;
+  low += placed.low64;
+  high += placed.high64;
+}
+
+void PageSum::subtract(uint64_t address, const PageHash& hash) {
+  const XXH128_hash_t placed = place(address, hash);
+  --pages;
+  low -= placed.low64;
+  high -= placed.high64;
+}
+
+void PageSum::add(const PageSum& other) {
+  pages += other.pages;
+  low += other.low;
+  high += other.high;
 }
 
 ContentTable::Chunk* ContentTable::chunk_of(uint64_t address) {
@@ -73,9 +98,10 @@ void ContentTable::put(uint64_t address, const PageHash& hash) {
   }
   const uint64_t page = address % kChunkBytes / kPageSize;
   const uint64_t bit = uint64_t{1} << (page % 64);
-  if ((chunk->present[page / 64] & bit) == 0) ++pages_;
+  if ((chunk->present[page / 64] & bit) != 0) sum_.subtract(address, chunk->hashes[page]);
   chunk->present[page / 64] |= bit;
   chunk->hashes[page] = hash;
+  sum_.add(address, hash);
 }
 
 template <typename ChunkType, typename Visit>
@@ -96,8 +122,11 @@ void ContentTable::take_range(Range range, Ranges& taken) {
        next != chunks_.end() && next->first < range.end;) {
     visit_words(next->first, *next->second, range, [&](uint64_t base, uint64_t& word, uint64_t hit) {
       word &= ~hit;
-      pages_ -= static_cast<uint64_t>(std::popcount(hit));
       append_bits(taken, base, hit);
+      for (uint64_t left = hit; left != 0; left &= left - 1) {
+        const uint64_t address = base + static_cast<uint64_t>(std::countr_zero(left)) * kPageSize;
+        sum_.subtract(address, next->second->hashes[address % kChunkBytes / kPageSize]);
+      }
     });
     const bool empty = std::ranges::all_of(next->second->present, [](uint64_t word) { return word == 0; });
     next = empty ? chunks_.erase(next) : std::next(next);

@@ -28,6 +28,18 @@ struct PageHash {
 [[nodiscard]] const PageHash& hash_of_zero_page();
 [[nodiscard]] bool is_zero_page(const std::byte* page);
 
+// A set of pages with their contents in one number: each page is hashed with its address, and the hashes are
+// added up. So the order does not matter, and pages can be taken out again.
+struct PageSum {
+  uint64_t pages = 0;
+  uint64_t low = 0;
+  uint64_t high = 0;
+  void add(uint64_t address, const PageHash& hash);
+  void subtract(uint64_t address, const PageHash& hash);
+  void add(const PageSum& other);
+  friend bool operator==(const PageSum&, const PageSum&) = default;
+};
+
 class ContentTable {
  public:
   // Null if the target does not have the page. The pointer holds until the next change.
@@ -39,7 +51,9 @@ class ContentTable {
   [[nodiscard]] Ranges known(const Ranges& ranges) const;
   // Removes every page outside of `ranges`.
   void keep_only(const Ranges& ranges);
-  [[nodiscard]] uint64_t pages() const { return pages_; }
+  [[nodiscard]] uint64_t pages() const { return sum_.pages; }
+  // Of all pages that are there; kept up to date, asking costs nothing.
+  [[nodiscard]] const PageSum& sum() const { return sum_; }
 
  private:
   static constexpr uint64_t kChunkPages = 512;
@@ -58,7 +72,7 @@ class ContentTable {
   std::map<uint64_t, std::unique_ptr<Chunk>> chunks_;  // by the address of their first page
   uint64_t last_base_ = ~uint64_t{0};                  // of the chunk found last
   Chunk* last_chunk_ = nullptr;
-  uint64_t pages_ = 0;
+  PageSum sum_;
 };
 
 }  // namespace godwit::runtime

@@ -1,31 +1,21 @@
-// Digests of memory, to compare both ends of a migration.
-//
-// Every page that counts is hashed with its address, and the hashes are added up: the order does not matter,
-// so threads share the work. What counts: pages of anonymous and shared memory that are not zero (a zero page
-// and no page are the same to the program), and all populated private pages of file mappings (there no page
-// means the file's content, which is not zero).
+#include "runtime/memory/digest.h"
+
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstring>
 #include <mutex>
 #include <thread>
 
-#include "runtime/memory/content_table.h"
 #include "runtime/memory/memory_spaces.h"
-#include "runtime/memory/page_source.h"
 #include "runtime/memory/pagemap.h"
 #include "runtime/memory/process_memory.h"
 
 namespace godwit::runtime {
 namespace {
 
-using SpaceDigest = PageSource::SpaceDigest;
-
-constexpr size_t kChunkBytes = size_t{512} << 10;
+constexpr size_t kChunkBytes = size_t{128} << 10;
 constexpr unsigned kThreads = 2;
 
 struct Job {
@@ -44,15 +34,6 @@ void add_jobs(std::vector<Job>& jobs, Job job, const Ranges& ranges) {
       job.range = {at, std::min<uint64_t>(range.end, at + kChunkBytes)};
       jobs.push_back(job);
     }
-}
-
-void add_page(SpaceDigest& digest, uint64_t address, const std::byte* page) {
-  const PageHash hash = hash_page(page);
-  const std::array<uint64_t, 3> words{address, hash.low, hash.high};
-  const XXH128_hash_t placed = XXH3_128bits(words.data(), sizeof words);
-  ++digest.pages;
-  digest.digest_low += placed.low64;
-  digest.digest_high += placed.high64;
 }
 
 Result<void> read_process(const Job& job, std::byte* buffer) {
@@ -85,7 +66,7 @@ Result<void> read_shared(const Job& job, std::byte* buffer) {
   return {};
 }
 
-Result<void> digest_job(const Job& job, std::byte* buffer, SpaceDigest& digest) {
+Result<void> digest_job(const Job& job, std::byte* buffer, PageSum& sum) {
   GODWIT_TRY(job.kind == PageClass::kShared ? read_shared(job, buffer) : read_process(job, buffer));
   if (job.kernel_bytes != nullptr)
     for (const Range& bytes : *job.kernel_bytes) {
@@ -95,7 +76,7 @@ Result<void> digest_job(const Job& job, std::byte* buffer, SpaceDigest& digest) 
     }
   for (uint64_t at = 0; at < job.range.size(); at += kPageSize)
     if (job.kind == PageClass::kPrivateFile || !is_zero_page(buffer + at))
-      add_page(digest, job.range.start + at, buffer + at);
+      sum.add(job.range.start + at, hash_page(buffer + at));
   return {};
 }
 
@@ -137,17 +118,13 @@ struct Work {
 
 void work(Work& shared) {
   const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kChunkBytes);
-  std::vector<SpaceDigest> own(shared.digests.size(), SpaceDigest{});
+  std::vector<PageSum> own(shared.digests.size());
   Result<void> outcome;
   for (size_t i = shared.next++; outcome && i < shared.jobs.size(); i = shared.next++)
     outcome = digest_job(shared.jobs[i], buffer.get(), own[shared.jobs[i].space]);
   const std::lock_guard lock(shared.mutex);
   if (!outcome) shared.outcome = std::move(outcome);
-  for (size_t i = 0; i < own.size(); ++i) {
-    shared.digests[i].pages += own[i].pages;
-    shared.digests[i].digest_low += own[i].digest_low;
-    shared.digests[i].digest_high += own[i].digest_high;
-  }
+  for (size_t i = 0; i < own.size(); ++i) shared.digests[i].sum.add(own[i]);
 }
 
 }  // namespace
@@ -157,11 +134,11 @@ Result<std::vector<SpaceDigest>> digest_memory(const MemoryView& view) {
   std::vector<Job> jobs;
   for (const ProcessView& process : view.processes) {
     GODWIT_TRY(plan_process(process, digests.size(), jobs));
-    digests.push_back({SpaceKind::kProcess, process.space_id, 0, 0, 0});
+    digests.push_back({SpaceKind::kProcess, process.space_id, {}});
   }
   for (const SharedMemoryView& object : view.shared_memory) {
     GODWIT_TRY(plan_shared(object, digests.size(), jobs));
-    digests.push_back({SpaceKind::kSharedMemory, object.space_id, 0, 0, 0});
+    digests.push_back({SpaceKind::kSharedMemory, object.space_id, {}});
   }
   Work shared{.jobs = jobs, .mutex = {}, .digests = digests, .outcome = {}};
   {
@@ -171,6 +148,56 @@ Result<std::vector<SpaceDigest>> digest_memory(const MemoryView& view) {
   }
   GODWIT_TRY(shared.outcome);
   return digests;
+}
+
+namespace {
+
+// What a page of the table is read as, with the kernel's own bytes left out.
+Result<void> add_masked(const ProcessView& process, uint64_t page, std::byte* buffer, PageSum& sum) {
+  const auto vma = std::ranges::find_if(
+      process.vmas, [page](const Vma& one) { return one.start <= page && page < one.end; });
+  if (vma == process.vmas.end()) return {};
+  return digest_job({.kind = page_class(*vma),
+                     .host_pid = process.host_pid,
+                     .readable = vma->readable,
+                     .range = {page, page + kPageSize},
+                     .kernel_bytes = &process.kernel_bytes},
+                    buffer, sum);
+}
+
+}  // namespace
+
+MemoryDigest::MemoryDigest() : buffer_(std::make_unique_for_overwrite<std::byte[]>(kChunkBytes)) {}
+
+void MemoryDigest::add_process(uint64_t space_id, pid_t host_pid, std::unique_ptr<DirtyTracker> tracker) {
+  pages_.add_process(space_id, host_pid, std::move(tracker));
+}
+
+Result<void> MemoryDigest::update(MemoryView view) {
+  for (SharedMemoryView& object : view.shared_memory) object.written_by_descriptor = true;
+  GODWIT_TRY(pages_.begin_round(view));
+  // The packed pages are not wanted, but the sums of what was read.
+  for (size_t used = 1; used != 0;) {
+    GODWIT_ASSIGN(used, pages_.fill({buffer_.get(), kChunkBytes}));
+  }
+  return {};
+}
+
+Result<std::vector<SpaceDigest>> MemoryDigest::digests(const MemoryView& view) {
+  std::vector<SpaceDigest> digests;
+  for (const ProcessView& process : view.processes) {
+    std::vector<uint64_t> left_out;
+    PageSum sum = pages_.sum(process, left_out);
+    for (const uint64_t page : left_out) GODWIT_TRY(add_masked(process, page, buffer_.get(), sum));
+    digests.push_back({SpaceKind::kProcess, process.space_id, sum});
+  }
+  for (const SharedMemoryView& object : view.shared_memory)
+    digests.push_back({SpaceKind::kSharedMemory, object.space_id, pages_.sum(object)});
+  return digests;
+}
+
+Result<void> MemoryDigest::stop() {
+  return pages_.stop();
 }
 
 }  // namespace godwit::runtime

@@ -38,6 +38,8 @@ class ProcessSpace {
   // reader and vanished ones to `discards`; reports what concerns shared mappings in the findings.
   Result<ProcessFindings> begin_round(const ProcessView& view, const Ranges& shared, bool frozen,
                                       PageReader& reader, std::vector<Discard>& discards);
+  // Of the table, but for the pages that hold `kernel_bytes`.
+  [[nodiscard]] PageSum sum(const std::vector<Range>& kernel_bytes, std::vector<uint64_t>& left_out);
   Result<void> stop();
 
  private:
@@ -64,6 +66,7 @@ class SharedSpace {
   // Offsets of the object that mappings were written through, by address ranges of a process.
   void note_written(const SharedMemoryView& view, uint64_t process_space_id, const Ranges& addresses);
   Result<void> begin_round(const SharedMemoryView& view, bool frozen, PageReader& reader);
+  [[nodiscard]] PageSum sum() const { return table_.sum(); }
 
  private:
   void note_lost_mappings(const SharedMemoryView& view);

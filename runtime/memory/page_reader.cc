@@ -118,11 +118,11 @@ void PageReader::judge(const Run& run, uint64_t address, const std::byte* page, 
   }
   batch.add_zero_page(run.kind, run.space_id, address);
   ++counters.pages_zero;
-  // The sink empties zero pages of shared memory, and fills those of processes.
-  if (run.kind == SpaceKind::kSharedMemory)
-    (void)run.table->take({{address, address + kPageSize}});
-  else
+  // What reads as zeroes without a page needs no entry; a private page of a file does not.
+  if (run.page_class == PageClass::kPrivateFile)
     run.table->put(address, hash);
+  else
+    (void)run.table->take({{address, address + kPageSize}});
 }
 
 void PageReader::consume(uint64_t bytes) {

@@ -87,8 +87,14 @@ const PageCounters& PageSource::counters() const {
   return state_->counters;
 }
 
-Result<std::vector<PageSource::SpaceDigest>> PageSource::digest(const MemoryView& view) {
-  return digest_memory(view);
+PageSum PageSource::sum(const ProcessView& process, std::vector<uint64_t>& left_out) const {
+  const auto space = state_->processes.find(process.space_id);
+  return space == state_->processes.end() ? PageSum{} : space->second.sum(process.kernel_bytes, left_out);
+}
+
+PageSum PageSource::sum(const SharedMemoryView& object) const {
+  const auto space = state_->shared.find(object.space_id);
+  return space == state_->shared.end() ? PageSum{} : space->second.sum();
 }
 
 Result<void> PageSource::stop() {

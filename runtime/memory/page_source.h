@@ -20,6 +20,7 @@
 
 #include "base/result.h"
 #include "runtime/memory/address_space.h"
+#include "runtime/memory/content_table.h"
 #include "runtime/memory/dirty_tracker.h"
 #include "runtime/memory/page_batch.h"
 
@@ -94,17 +95,10 @@ class PageSource {
   [[nodiscard]] uint64_t pages_left() const;
   [[nodiscard]] const PageCounters& counters() const;
 
-  // A digest of every page of a space that the target should have, to compare both ends; frozen only. The
-  // same for equal memories, however they came about: absent pages and zero pages of anonymous and shared
-  // memory count alike, and so do pages of a file that were never written. Uses two threads.
-  struct SpaceDigest {
-    SpaceKind kind;
-    uint64_t space_id;
-    uint64_t pages;  // that count: not zero, or private pages of a file mapping
-    uint64_t digest_low;
-    uint64_t digest_high;
-  };
-  Result<std::vector<SpaceDigest>> digest(const MemoryView& view);
+  // What the target has of a process or of shared memory by now, if all that was packed has arrived; without
+  // the pages that hold kernel_bytes, whose content is nobody's business (their addresses are appended).
+  [[nodiscard]] PageSum sum(const ProcessView& process, std::vector<uint64_t>& left_out) const;
+  [[nodiscard]] PageSum sum(const SharedMemoryView& object) const;
 
   // Ends tracking without a trace.
   Result<void> stop();
@@ -113,8 +107,5 @@ class PageSource {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-// The same digest over the spaces of a replica (host pids and descriptors of the target).
-Result<std::vector<PageSource::SpaceDigest>> digest_memory(const MemoryView& view);
 
 }  // namespace godwit::runtime

@@ -1,5 +1,6 @@
 // The private memory of one process: which of its pages are due in a round, and which are gone.
 #include <algorithm>
+#include <set>
 
 #include "runtime/memory/memory_spaces.h"
 
@@ -176,6 +177,20 @@ Result<ProcessFindings> ProcessSpace::begin_round(const ProcessView& view, const
   add_due(vmas, findings.written, reader);
   vmas_ = std::move(vmas);
   return findings;
+}
+
+PageSum ProcessSpace::sum(const std::vector<Range>& kernel_bytes, std::vector<uint64_t>& left_out) {
+  PageSum sum = table_.sum();
+  std::set<uint64_t> pages;
+  for (const Range& bytes : kernel_bytes)
+    for (uint64_t at = bytes.start - bytes.start % kPageSize; at < bytes.end; at += kPageSize) pages.insert(at);
+  for (const uint64_t page : pages) {
+    const PageHash* const hash = table_.find(page);
+    if (hash == nullptr) continue;
+    sum.subtract(page, *hash);
+    left_out.push_back(page);
+  }
+  return sum;
 }
 
 Result<void> ProcessSpace::stop() {
