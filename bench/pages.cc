@@ -13,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/memory/digest.h"
 #include "runtime/memory/batch.h"
+#include "runtime/memory/digest.h"
 #include "runtime/memory/page_sink.h"
 #include "runtime/memory/page_source.h"
 

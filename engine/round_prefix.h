@@ -1,6 +1,6 @@
 // What the engine puts before each batch of pages on the link: the round that the batch belongs to, and the
-// pace at which it is to be stored. The link and the control connection are not ordered against each other; by
-// the round the target knows to which layout a batch belongs, and waits until that is in place.
+// pace at which it is to be stored. The link and the control connection are not ordered against each other;
+// by the round the target knows to which layout a batch belongs, and waits until that is in place.
 #pragma once
 
 #include <cstddef>

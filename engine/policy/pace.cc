@@ -19,8 +19,8 @@ bool is_late(const PaceMeasurement& measurement) {
   const double rate =
       static_cast<double>(measurement.round_bytes) / static_cast<double>(measurement.round_elapsed_us);
   const uint64_t all_us = measurement.round_elapsed_us + measurement.time_left_us;
-  const double affordable_us = static_cast<double>(all_us) * kBulkShareOfTime -
-                               static_cast<double>(measurement.round_elapsed_us);
+  const double affordable_us =
+      static_cast<double>(all_us) * kBulkShareOfTime - static_cast<double>(measurement.round_elapsed_us);
   return rate * affordable_us < static_cast<double>(measurement.round_bytes_left);
 }
 

@@ -19,10 +19,11 @@ struct PaceMeasurement {
   uint64_t time_left_us = 0;  // until the deadline of the migration
 };
 
-// Of the time between the beginning of the bulk and the deadline, it may take this part; the rest is for the rounds after it and the cutover.
+// Of the time between the beginning of the bulk and the deadline, it may take this part; the rest is for the
+// rounds after it and the cutover.
 inline constexpr double kBulkShareOfTime = 0.4;
-// What remains to the sender beside a container that is always busy. The target works about as long, and where
-// the container waits for its clients and they for it, both are times when neither gets on.
+// What remains to the sender beside a container that is always busy. The target works about as long, and
+// where the container waits for its clients and they for it, both are times when neither gets on.
 inline constexpr double kDutyMin = 0.1;
 // Of a sender that pauses: a longer one holds a processor for more than some 0.3 ms at a time.
 inline constexpr uint32_t kPoliteBatchBytes = 256 << 10;

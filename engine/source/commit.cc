@@ -15,8 +15,6 @@ using model::ControlMessage;
 
 Result<SourceSession::State> SourceSession::commit() {
   const auto phase = timeline_.phase("cutover/commit");
-  // Should this process die from here on, the source must not run again by itself: the cgroup holds it.
-  GODWIT_TRY(freezer_->freeze());
   GODWIT_TRY(parking_->seal());
   auto written = journal_->commit();
   if (!written) {

@@ -27,6 +27,9 @@ Result<SourceSession::State> SourceSession::cutover() {
     return std::unexpected(frozen.error());
   }
   const auto waiting = timeline_.phase("cutover/ready");
+  // Should this process die after the decision, the source must not run again by itself: the cgroup holds it
+  // from here on.
+  GODWIT_TRY(freezer_->freeze());
   GODWIT_TRY(target_->expect(ControlMessage::kReady));
   GODWIT_TRY(faults_.at_step("source.ready", deadline_ns_));
   // The last moment at which a target that is lost, or a deadline that has passed, still changes the

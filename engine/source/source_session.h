@@ -7,7 +7,8 @@
 // everything back: the container runs on here as if nothing had been. After the commit there is no way back:
 // errors are reported, and the container is the target's.
 //
-// Threads: one, the tracer of the container's processes, and its assistant, which sends the frozen round's pages. A worker process runs exactly one session.
+// Threads: one, the tracer of the container's processes, and its assistant, which sends the frozen round's
+// pages. A worker process runs exactly one session.
 #pragma once
 
 #include <memory>

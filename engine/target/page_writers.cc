@@ -26,6 +26,10 @@ Result<void> PageWriters::start(unsigned threads) {
 }
 
 void PageWriters::work() {
+  {
+    const std::lock_guard lock(mutex_);
+    tids_.push_back(::gettid());
+  }
   adopt_pace(Pace::kBrisk);
   for (;;) {
     auto batch = link_.receive();
@@ -68,6 +72,8 @@ void PageWriters::open_round(uint32_t round, bool urgent) {
   urgent_ = urgent;
   open_round_ = static_cast<int64_t>(round);
   stored_ = 0;
+  if (urgent)
+    for (const pid_t tid : tids_) urge(tid);
   changed_.notify_all();
 }
 

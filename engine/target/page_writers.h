@@ -47,7 +47,8 @@ class PageWriters {
   transport::LinkReceiver& link_;
   runtime::PageSink& sink_;
   std::vector<std::thread> threads_;
-  Fd failed_;  // eventfd(2)
+  std::vector<pid_t> tids_;  // of them, under mutex_
+  Fd failed_;                // eventfd(2)
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -14,6 +14,8 @@ using model::ControlMessage;
 using runtime::SpaceKind;
 
 Result<TargetSession::State> TargetSession::round() {
+  // Should it be the frozen one, nothing is to be lost by waking up late.
+  adopt_pace(Pace::kUrgent);
   GODWIT_ASSIGN(const ControlMessage message, source_.receive());
   if (message.has_clock_probe()) {
     GODWIT_TRY(answer_clock_probe(source_));
@@ -27,7 +29,7 @@ Result<TargetSession::State> TargetSession::round() {
 Result<TargetSession::State> TargetSession::take_layout(const model::Layout& layout) {
   const bool last = layout.snapshot().frozen();
   const std::string label = last ? std::string("cutover") : "round " + std::to_string(layout.round());
-  if (last) adopt_pace(Pace::kUrgent);
+  adopt_pace(last ? Pace::kUrgent : Pace::kBrisk);
   GODWIT_TRY(faults_.at_step(last                  ? "target.frozen"
                              : layout.round() == 0 ? "target.round0"
                                                    : "target.round",
@@ -104,10 +106,7 @@ Result<void> TargetSession::set_spaces(const runtime::model::Snapshot& snapshot)
 Result<TargetSession::State> TargetSession::frozen() {
   GODWIT_ASSIGN(ControlMessage message, source_.receive());
   // The source has postponed its cutover: the container runs on there for another round.
-  if (message.has_layout()) {
-    adopt_pace(Pace::kBrisk);
-    return take_layout(message.layout());
-  }
+  if (message.has_layout()) return take_layout(message.layout());
   if (!message.has_complete())
     return fail("complete the cutover with", source_.name(), EPROTO, "it sent neither Complete nor a layout");
   model::Complete& complete = *message.mutable_complete();

@@ -16,8 +16,8 @@ Result<runtime::MemoryView> view_of_replica(const runtime::Replica& replica,
 }
 
 Result<void> ReplicaDigest::update(runtime::Replica& replica, const runtime::model::Snapshot& snapshot) {
-  GODWIT_TRY(replica.visit(
-      [this](uint32_t container_pid, pid_t host_pid, runtime::Puppet& puppet) -> Result<void> {
+  GODWIT_TRY(
+      replica.visit([this](uint32_t container_pid, pid_t host_pid, runtime::Puppet& puppet) -> Result<void> {
         pid_t& followed = followed_[container_pid];
         if (followed == host_pid) return {};
         GODWIT_ASSIGN(auto tracker, runtime::make_uffd_async_tracker(host_pid, puppet));

@@ -6,7 +6,8 @@
 // frozen cgroup; if the connection breaks there, the source's agent is asked what was decided. After the
 // commit the container is this host's, whatever happens.
 //
-// Threads: one (the tracer of the replica), its assistant, and the page writers. A worker process runs exactly one session.
+// Threads: one (the tracer of the replica), its assistant, and the page writers. A worker process runs
+// exactly one session.
 #pragma once
 
 #include <map>

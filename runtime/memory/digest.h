@@ -1,7 +1,7 @@
 // Digests of memory, to compare both ends of a migration.
 //
-// What counts: pages of anonymous and shared memory that are not zero (a zero page and no page are the same to
-// the program), and all populated private pages of file mappings (there no page means the file's content).
+// What counts: pages of anonymous and shared memory that are not zero (a zero page and no page are the same
+// to the program), and all populated private pages of file mappings (there no page means the file's content).
 // So equal memories have equal digests, however they came about.
 #pragma once
 
@@ -29,9 +29,9 @@ Result<std::vector<SpaceDigest>> digest_memory(const MemoryView& view);
 // MemoryDigest: the same digest, kept up to date while the memory changes, so that in the end only what was
 // written last has to be read: the target's side of a verified migration.
 //
-// Trust: the kernel says which pages were written (dirty_tracker.h), whoever wrote them; nothing is taken from
-// those who store pages. Shared memory, which they store by write(2), is read whole each time.
-// Threads: one at a time.
+// Trust: the kernel says which pages were written (dirty_tracker.h), whoever wrote them; nothing is taken
+// from those who store pages. Shared memory, which they store by write(2), is read whole each time. Threads:
+// one at a time.
 class MemoryDigest {
  public:
   MemoryDigest();

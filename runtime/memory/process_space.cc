@@ -183,7 +183,8 @@ PageSum ProcessSpace::sum(const std::vector<Range>& kernel_bytes, std::vector<ui
   PageSum sum = table_.sum();
   std::set<uint64_t> pages;
   for (const Range& bytes : kernel_bytes)
-    for (uint64_t at = bytes.start - bytes.start % kPageSize; at < bytes.end; at += kPageSize) pages.insert(at);
+    for (uint64_t at = bytes.start - bytes.start % kPageSize; at < bytes.end; at += kPageSize)
+      pages.insert(at);
   for (const uint64_t page : pages) {
     const PageHash* const hash = table_.find(page);
     if (hash == nullptr) continue;

@@ -107,24 +107,45 @@ Result<void> read_held_thread(Member& member, Puppet& puppet, const ProcStatus& 
   return read_filters(member, tid, status, thread);
 }
 
-Result<void> ask_thread(Puppet& puppet, model::Thread& thread) {
-  CallBatch batch;
-  const auto address = batch.room(sizeof(uint64_t));
-  const auto stack = batch.room(sizeof(stack_t));
-  const auto death = batch.room(sizeof(int));
-  batch.call(SYS_prctl, {PR_GET_TID_ADDRESS, address}, "ask the tid address");
-  batch.call(SYS_sigaltstack, {0, stack}, "ask the alternate signal stack");
-  batch.call(SYS_prctl, {PR_GET_PDEATHSIG, death}, "ask the parent death signal");
-  const size_t bits = batch.call(SYS_prctl, {PR_GET_SECUREBITS}, "ask the secure bits");
-  GODWIT_TRY(puppet.run(batch));
-  thread.set_tid_address(batch.read<uint64_t>(address));
-  const auto alternate = batch.read<stack_t>(stack);
+namespace {
+
+// What is asked of one thread, and where the answers come.
+struct ThreadQuestions {
+  CallBatch::Place address;
+  CallBatch::Place stack;
+  CallBatch::Place death;
+  size_t bits = 0;
+};
+
+ThreadQuestions add_thread_questions(CallBatch& batch) {
+  ThreadQuestions asked{.address = batch.room(sizeof(uint64_t)),
+                        .stack = batch.room(sizeof(stack_t)),
+                        .death = batch.room(sizeof(int))};
+  batch.call(SYS_prctl, {PR_GET_TID_ADDRESS, asked.address}, "ask the tid address");
+  batch.call(SYS_sigaltstack, {0, asked.stack}, "ask the alternate signal stack");
+  batch.call(SYS_prctl, {PR_GET_PDEATHSIG, asked.death}, "ask the parent death signal");
+  asked.bits = batch.call(SYS_prctl, {PR_GET_SECUREBITS}, "ask the secure bits");
+  return asked;
+}
+
+void take_thread_answers(const CallBatch& batch, const ThreadQuestions& asked, model::Thread& thread) {
+  thread.set_tid_address(batch.read<uint64_t>(asked.address));
+  const auto alternate = batch.read<stack_t>(asked.stack);
   thread.set_stack_pointer_alternate(std::bit_cast<uint64_t>(alternate.ss_sp));
   // SS_ONSTACK depends on the stack pointer of the injected code; it is no setting.
   thread.set_stack_flags_alternate(static_cast<uint32_t>(alternate.ss_flags) & ~uint32_t{SS_ONSTACK});
   thread.set_stack_size_alternate(alternate.ss_size);
-  thread.set_parent_death_signal(batch.read<int>(death));
-  thread.mutable_credentials()->set_securebits(static_cast<uint32_t>(batch.result(bits)));
+  thread.set_parent_death_signal(batch.read<int>(asked.death));
+  thread.mutable_credentials()->set_securebits(static_cast<uint32_t>(batch.result(asked.bits)));
+}
+
+}  // namespace
+
+Result<void> ask_thread(Puppet& puppet, model::Thread& thread) {
+  CallBatch batch;
+  const ThreadQuestions asked = add_thread_questions(batch);
+  GODWIT_TRY(puppet.run(batch));
+  take_thread_answers(batch, asked, thread);
   return {};
 }
 
@@ -201,8 +222,10 @@ Result<void> ask_process(const Member& member, const std::vector<ProcTimer>& tim
   const size_t dumpable = batch.call(SYS_prctl, {PR_GET_DUMPABLE}, "ask whether it is dumpable");
   const size_t huge = batch.call(SYS_prctl, {PR_GET_THP_DISABLE, 0, 0, 0, 0}, "ask for huge pages");
   batch.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, reaper}, "ask whether it is a reaper");
+  const ThreadQuestions leader = add_thread_questions(batch);
   GODWIT_TRY(member.leader()->run(batch));
 
+  take_thread_answers(batch, leader, *process.mutable_threads(0));
   add_actions(batch, actions, process);
   for (size_t which = 0; which < intervals.size(); ++which) {
     const auto found = batch.read<itimerval>(intervals[which]);

@@ -55,10 +55,11 @@ Result<void> read_held_thread(Member& member, Puppet& puppet, const ProcStatus& 
                               model::Thread& thread);
 Result<void> read_pending(pid_t tid, bool shared,
                           google::protobuf::RepeatedPtrField<model::PendingSignal>* to);
-// Frozen only. What only the process itself can ask, in one batch of its leader.
+// Frozen only. What only the process itself can ask, and what its leading thread can, in one batch of that
+// thread; `process` has its threads already.
 Result<void> ask_process(const Member& member, const std::vector<ProcTimer>& timers,
                          const std::map<pid_t, uint32_t>& container_tids, model::Process& process);
-// What only the thread itself can ask.
+// What only the thread itself can ask: of the others.
 Result<void> ask_thread(Puppet& puppet, model::Thread& thread);
 
 }  // namespace godwit::runtime

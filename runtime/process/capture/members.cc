@@ -145,6 +145,7 @@ Result<void> CaptureSession::freeze_held() {
 Result<void> CaptureSession::freeze() {
   if (frozen_) return refuse("freeze", "the container", "it is frozen already");
   frozen_ = true;
+  frozen_memory_.reset();
   auto result = freeze_held();
   if (!result.has_value()) static_cast<void>(thaw());
   return result;

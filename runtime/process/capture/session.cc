@@ -66,7 +66,7 @@ Result<void> CaptureSession::add_frozen_threads(Member& member, model::Process& 
     thread.set_general_registers(&registers, sizeof registers);
   }
   GODWIT_TRY(ensure_scratch(member, *member.leader()));
-  for (size_t i = 0; i < puppets.size(); ++i)
+  for (size_t i = 1; i < puppets.size(); ++i)
     GODWIT_TRY(ask_thread(*puppets[i], *process.mutable_threads(static_cast<int>(i))));
   GODWIT_ASSIGN(const std::string text, read_file(proc_path(pid, "timers")));
   GODWIT_ASSIGN(const auto timers, parse_timers(text));
@@ -84,44 +84,62 @@ Result<void> CaptureSession::require_movable(const Member& member) const {
   return refuse("capture", name_of(member) + " " + refusals.front().object, refusals.front().reason);
 }
 
-Result<void> CaptureSession::add_processes(model::Snapshot& snapshot, bool frozen, bool everything) {
-  mappings_.clear_shared();
-  for (auto& member : members_) {
-    if (frozen) GODWIT_TRY(require_movable(*member));
-    if (!frozen) {
-      const auto refreshed = mappings_.refresh_advice(member->process.host_pid);
-      if (!refreshed.has_value()) continue;  // it has ended
-    } else {
-      GODWIT_TRY(ensure_scratch(*member, *member->leader()));
-    }
-    auto process = describe(*member);
-    if (!process.has_value()) {
-      // One that is ending loses its memory and links first, its place in /proc last.
-      const bool ending = process.error().code == ENOENT || process.error().code == ESRCH;
-      if (!ending) return std::unexpected(process.error());
-      if (!frozen) continue;
-      return fail("capture", name_of(*member), EAGAIN, "it is ending");
-    }
-    if (frozen && everything) {
-      GODWIT_TRY(add_frozen_threads(*member, *process));
-    } else {
-      GODWIT_TRY(add_live_threads(*member, *process));
-    }
-    if (!frozen || !everything) {
-      // /proc shows where the heap ends, rounded up to pages; the complete frozen snapshot asks for the byte.
-      auto& memory = *process->mutable_memory();
-      memory.set_brk(memory.start_brk());
-      for (const auto& mapping : memory.mappings())
-        if (mapping.start() <= memory.start_brk() && memory.start_brk() < mapping.end())
-          memory.set_brk(mapping.end());
-    }
-    if (process->threads().empty() || process->threads(0).tid() != process->pid()) {
-      if (!frozen) continue;
-      return fail("capture", name_of(*member), EAGAIN, "its leading thread is ending");
-    }
-    *snapshot.add_processes() = *std::move(process);
+// The tids alone: they are what the target must keep free.
+Result<void> CaptureSession::add_frozen_tids(const Member& member, model::Process& process) {
+  GODWIT_ASSIGN(const auto tids, list_threads(member.process.host_pid));
+  for (const pid_t tid : tids) {
+    GODWIT_ASSIGN(const ProcStatus status, read_status(tid));
+    process.add_threads()->set_tid(static_cast<uint32_t>(status.namespace_pids.back()));
   }
-  add_shared_memory(snapshot);
+  return {};
+}
+
+namespace {
+
+// /proc shows where the heap ends, rounded up to pages; the complete frozen snapshot asks for the byte.
+void guess_break(model::AddressSpace& memory) {
+  memory.set_brk(memory.start_brk());
+  for (const auto& mapping : memory.mappings())
+    if (mapping.start() <= memory.start_brk() && memory.start_brk() < mapping.end())
+      memory.set_brk(mapping.end());
+}
+
+bool has_leader(const model::Process& process) {
+  return !process.threads().empty() && process.threads(0).tid() == process.pid();
+}
+
+// One that is ending loses its memory and links first, its place in /proc last.
+bool is_ending(const Error& error) {
+  return error.code == ENOENT || error.code == ESRCH;
+}
+
+}  // namespace
+
+// What ends meanwhile is left out.
+Result<void> CaptureSession::add_live_process(Member& member, model::Snapshot& snapshot) {
+  if (!mappings_.refresh_advice(member.process.host_pid)) return {};
+  auto process = describe(member);
+  if (!process && is_ending(process.error())) return {};
+  GODWIT_TRY(process);
+  GODWIT_TRY(add_live_threads(member, *process));
+  guess_break(*process->mutable_memory());
+  if (has_leader(*process)) *snapshot.add_processes() = *std::move(process);
+  return {};
+}
+
+Result<void> CaptureSession::add_frozen_process(Member& member, model::Snapshot& snapshot) {
+  GODWIT_TRY(require_movable(member));
+  GODWIT_TRY(ensure_scratch(member, *member.leader()));
+  auto process = describe(member);
+  if (process) {
+    auto listed = add_frozen_tids(member, *process);
+    if (!listed) process = std::unexpected(std::move(listed).error());
+  }
+  if (!process && is_ending(process.error())) return fail("capture", name_of(member), EAGAIN, "it is ending");
+  GODWIT_TRY(process);
+  guess_break(*process->mutable_memory());
+  if (!has_leader(*process)) return fail("capture", name_of(member), EAGAIN, "its leading thread is ending");
+  *snapshot.add_processes() = *std::move(process);
   return {};
 }
 
@@ -162,7 +180,9 @@ Result<model::Snapshot> CaptureSession::snapshot_live() {
   if (frozen_) return refuse("take a live snapshot of", "the container", "it is frozen");
   GODWIT_TRY(refresh_members());
   model::Snapshot snapshot;
-  GODWIT_TRY(add_processes(snapshot, false, false));
+  mappings_.clear_shared();
+  for (auto& member : members_) GODWIT_TRY(add_live_process(*member, snapshot));
+  add_shared_memory(snapshot);
   GODWIT_TRY(add_clocks(snapshot));
   GODWIT_TRY(descriptors_->capture_live(processes(), snapshot));
   return snapshot;
@@ -172,16 +192,24 @@ Result<model::Snapshot> CaptureSession::snapshot_frozen_memory() {
   if (!frozen_) return refuse("take a frozen snapshot of", "the container", "it runs");
   model::Snapshot snapshot;
   snapshot.set_frozen(true);
-  GODWIT_TRY(add_processes(snapshot, true, false));
+  mappings_.clear_shared();
+  for (auto& member : members_) GODWIT_TRY(add_frozen_process(*member, snapshot));
+  add_shared_memory(snapshot);
+  frozen_memory_ = snapshot;
   return snapshot;
 }
 
+// Nothing moves between the two: what the first has read is not read again.
 Result<model::Snapshot> CaptureSession::snapshot_frozen() {
-  if (!frozen_) return refuse("take a frozen snapshot of", "the container", "it runs");
-  model::Snapshot snapshot;
-  snapshot.set_frozen(true);
+  if (!frozen_memory_) GODWIT_TRY(snapshot_frozen_memory());
+  model::Snapshot snapshot = *std::move(frozen_memory_);
+  frozen_memory_.reset();
   GODWIT_TRY(add_clocks(snapshot));
-  GODWIT_TRY(add_processes(snapshot, true, true));
+  for (size_t i = 0; i < members_.size(); ++i) {
+    model::Process& process = *snapshot.mutable_processes(static_cast<int>(i));
+    process.clear_threads();
+    GODWIT_TRY(add_frozen_threads(*members_[i], process));
+  }
   std::vector<FrozenProcess> frozen;
   frozen.reserve(members_.size());
   for (auto& member : members_) frozen.push_back({.process = member->process, .leader = member->leader()});

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/fd.h"
@@ -48,9 +49,10 @@ class CaptureSession final : public Capture {
   Result<void> ensure_scratch(Member& member, Puppet& puppet);
 
   Result<model::Process> describe(Member& member);
-  Result<model::Process> describe_frozen(Member& member);
-  Result<void> add_processes(model::Snapshot& snapshot, bool frozen, bool everything);
+  Result<void> add_live_process(Member& member, model::Snapshot& snapshot);
+  Result<void> add_frozen_process(Member& member, model::Snapshot& snapshot);
   Result<void> add_live_threads(const Member& member, model::Process& process);
+  static Result<void> add_frozen_tids(const Member& member, model::Process& process);
   Result<void> add_frozen_threads(Member& member, model::Process& process);
   void add_shared_memory(model::Snapshot& snapshot) const;
   Result<void> add_clocks(model::Snapshot& snapshot) const;
@@ -71,6 +73,7 @@ class CaptureSession final : public Capture {
   std::map<uint64_t, Fd> shared_fds_;
   bool cgroup_frozen_ = false;
   bool frozen_ = false;
+  std::optional<model::Snapshot> frozen_memory_;  // in this freeze
 };
 
 }  // namespace godwit::runtime

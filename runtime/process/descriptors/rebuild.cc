@@ -23,8 +23,8 @@ namespace {
 
 using Kind = model::FileDescription;
 
-// What cannot be changed once an object is made. Equal: the object made ahead serves. Empty: it is made in the
-// frozen round only.
+// What cannot be changed once an object is made. Equal: the object made ahead serves. Empty: it is made in
+// the frozen round only.
 std::string lasting_part(const model::FileDescription& one) {
   const std::string flags = std::to_string(one.flags()) + " ";
   switch (one.kind_case()) {
