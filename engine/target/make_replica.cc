@@ -110,6 +110,7 @@ Result<void> TargetSession::accept_link() {
   GODWIT_TRY(await_link(listener.fd(), source_));
   GODWIT_ASSIGN(link_, listener.accept(deadline_ns_));
   link_->set_deadline_ns(deadline_ns_);
+  if (hello_.goals().verify()) digest_.emplace(sink_);
   writers_ = std::make_unique<PageWriters>(*link_, sink_);
   GODWIT_TRY(writers_->start(std::clamp(hello_.streams(), 1U, 4U)));
   source_.interrupt_on(writers_->failure_fd(), [this] { return writers_->failure(); });

@@ -58,9 +58,8 @@ Result<TargetSession::State> TargetSession::finish_round(const model::Layout& la
   ControlMessage answer;
   answer.mutable_round_stored()->set_round(round);
   GODWIT_TRY(source_.send(answer));
-  if (hello_.goals().verify()) {
+  if (digest_) {
     const auto digesting = timeline_.phase("round " + std::to_string(round) + "/digest");
-    if (!digest_) digest_.emplace();
     GODWIT_TRY(digest_->update(*replica_, layout.snapshot()));
   }
   warm_heap();  // the next may be the last

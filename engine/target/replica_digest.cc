@@ -1,6 +1,7 @@
 #include "engine/target/replica_digest.h"
 
 #include "engine/memory_view.h"
+#include "runtime/memory/store_tracker.h"
 
 namespace godwit::engine {
 
@@ -15,16 +16,18 @@ Result<runtime::MemoryView> view_of_replica(const runtime::Replica& replica,
                           [&replica](uint64_t id) { return replica.shared_memory_fd(id); });
 }
 
-Result<void> ReplicaDigest::update(runtime::Replica& replica, const runtime::model::Snapshot& snapshot) {
-  GODWIT_TRY(
-      replica.visit([this](uint32_t container_pid, pid_t host_pid, runtime::Puppet& puppet) -> Result<void> {
-        pid_t& followed = followed_[container_pid];
-        if (followed == host_pid) return {};
-        GODWIT_ASSIGN(auto tracker, runtime::make_uffd_async_tracker(host_pid, puppet));
-        digest_.add_process(container_pid, host_pid, std::move(tracker));
-        followed = host_pid;
-        return {};
-      }));
+Result<void> ReplicaDigest::update(const runtime::Replica& replica,
+                                   const runtime::model::Snapshot& snapshot) {
+  for (const auto& process : snapshot.processes()) {
+    const uint32_t pid = process.pid();
+    GODWIT_ASSIGN(const pid_t host_pid, replica.host_pid(pid));
+    pid_t& followed = followed_[pid];
+    if (followed == host_pid) continue;
+    GODWIT_ASSIGN(auto tracker,
+                  runtime::make_store_tracker(host_pid, [this, pid] { return sink_.take_list(pid); }));
+    digest_.add_process(pid, host_pid, std::move(tracker));
+    followed = host_pid;
+  }
   GODWIT_ASSIGN(runtime::MemoryView view, view_of_replica(replica, snapshot));
   return digest_.update(std::move(view));
 }

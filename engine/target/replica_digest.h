@@ -1,7 +1,7 @@
 // ReplicaDigest: the target's side of --verify. Reads the replica back while the rounds go on, so that in the
 // frozen round only what came last is left to read.
 //
-// Threads: update() on the tracer's thread; the others on any one at a time.
+// Threads: one at a time.
 #pragma once
 
 #include <cstdint>
@@ -10,22 +10,24 @@
 
 #include "base/result.h"
 #include "runtime/memory/digest.h"
+#include "runtime/memory/page_sink.h"
 #include "runtime/process/replica.h"
 
 namespace godwit::engine {
 
 class ReplicaDigest {
  public:
-  // After the pages of a round are stored: follows processes that are new, and reads what is.
-  Result<void> update(runtime::Replica& replica, const runtime::model::Snapshot& snapshot);
+  // `sink` is where all pages are stored; it must outlive this, and nothing was stored yet.
+  explicit ReplicaDigest(runtime::PageSink& sink) : sink_(sink) { sink_.keep_list(); }
 
-  // Of the replica as it is; nothing may change it meanwhile. `view` is frozen.
+  // After the pages of a round are stored: follows processes that are new, and reads what is.
+  Result<void> update(const runtime::Replica& replica, const runtime::model::Snapshot& snapshot);
+
+  // Of the replica as it is; nothing may change its memory meanwhile. `view` is frozen.
   Result<std::vector<runtime::SpaceDigest>> finish(const runtime::MemoryView& view);
 
-  // The processes may run: gives them back untracked.
-  Result<void> stop() { return digest_.stop(); }
-
  private:
+  runtime::PageSink& sink_;
   runtime::MemoryDigest digest_;
   std::map<uint32_t, pid_t> followed_;  // host pids by pids in the container
 };

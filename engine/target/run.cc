@@ -62,9 +62,6 @@ Result<TargetSession::State> TargetSession::let_run() {
   model::WorkerReport report;
   *report.mutable_arrived() = hello_.container();
   agent_.report(report);
-  if (digest_)
-    if (auto stopped = digest_->stop(); !stopped)
-      spdlog::warn("{}: {}", hello_.container().id(), stopped.error().to_string());
   return State::kAftercare;
 }
 

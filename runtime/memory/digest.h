@@ -29,9 +29,9 @@ Result<std::vector<SpaceDigest>> digest_memory(const MemoryView& view);
 // MemoryDigest: the same digest, kept up to date while the memory changes, so that in the end only what was
 // written last has to be read: the target's side of a verified migration.
 //
-// Trust: the kernel says which pages were written (dirty_tracker.h), whoever wrote them; nothing is taken
-// from those who store pages. Shared memory, which they store by write(2), is read whole each time. Threads:
-// one at a time.
+// It is as good as the trackers that it is given. Shared memory is read whole each time.
+//
+// Threads: one at a time.
 class MemoryDigest {
  public:
   MemoryDigest();

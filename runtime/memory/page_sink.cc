@@ -74,6 +74,9 @@ struct PageSink::State {
   mutable std::shared_mutex mutex;  // apply() shares it
   std::map<SpaceKey, OpenSpace> spaces;
   std::atomic<uint64_t> bytes_stored{0};
+  std::atomic<bool> lists_kept{false};
+  std::mutex lists_mutex;
+  std::map<uint64_t, Ranges> lists;  // by process
 
   Result<const OpenSpace*> find(const Extent& extent) const;
   Result<void> store(const BatchView& batch);
@@ -122,6 +125,11 @@ Result<void> PageSink::State::store(const BatchView& batch) {
       bytes += extent.size;
     }
     GODWIT_TRY(store_run(*target, first.kind, run, from));
+    if (lists_kept && first.space_kind == SpaceKind::kProcess) {
+      const std::lock_guard lists_lock(lists_mutex);
+      Ranges& list = lists[first.space_id];
+      list.insert(list.end(), run.begin(), run.end());
+    }
     if (first.kind == ExtentKind::kPages) from += bytes;
     bytes_stored += bytes;
   }
@@ -161,6 +169,15 @@ Result<void> PageSink::apply(std::span<const std::byte> batch) {
   GODWIT_ASSIGN(const BatchView view, BatchView::check(batch));
   const std::shared_lock lock(state_->mutex);
   return state_->store(view);
+}
+
+void PageSink::keep_list() {
+  state_->lists_kept = true;
+}
+
+std::vector<Range> PageSink::take_list(uint64_t space_id) {
+  const std::lock_guard lock(state_->lists_mutex);
+  return std::exchange(state_->lists[space_id], {});
 }
 
 uint64_t PageSink::bytes_stored() const {

@@ -36,6 +36,11 @@ class PageSink {
   Result<void> apply(std::span<const std::byte> batch);
   [[nodiscard]] uint64_t bytes_stored() const;
 
+  // Keeps a list of where pages are stored in processes, from now on.
+  void keep_list();
+  // The list of one process since it was last taken, in any order.
+  std::vector<Range> take_list(uint64_t space_id);
+
  private:
   struct State;
   std::unique_ptr<State> state_;

@@ -11,14 +11,12 @@
 
 #include <sys/types.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
-#include "runtime/process/puppet.h"
 #include "runtime/process/snapshot.pb.h"
 
 namespace godwit::runtime {
@@ -44,10 +42,6 @@ class Replica {
   // Everything else: threads, descriptors, sockets, signals, timers, credentials. With a live snapshot it
   // prepares what it can (threads, files that stay open); with a frozen one it completes the replica.
   virtual Result<void> reconcile(const model::Snapshot& snapshot) = 0;
-
-  // Calls `visit` with the stopped leader of each process. Used to inject userfaultfd(2). Before hold().
-  virtual Result<void> visit(
-      const std::function<Result<void>(uint32_t container_pid, pid_t host_pid, Puppet&)>& visit) = 0;
 
   // pid in the container -> pid in the agent's namespace; nothing if there is none yet.
   [[nodiscard]] virtual Result<pid_t> host_pid(uint32_t container_pid) const = 0;

@@ -32,7 +32,6 @@ class ProcessReplica final : public Replica {
   Result<void> enter_time_namespace(int64_t monotonic_offset_ns, int64_t boottime_offset_ns) override;
   Result<void> reconcile_memory(const model::Snapshot& snapshot) override;
   Result<void> reconcile(const model::Snapshot& snapshot) override;
-  Result<void> visit(const std::function<Result<void>(uint32_t, pid_t, Puppet&)>& visit) override;
   [[nodiscard]] Result<pid_t> host_pid(uint32_t container_pid) const override;
   [[nodiscard]] Result<int> shared_memory_fd(uint64_t id) const override;
   Result<void> discard(uint32_t container_pid, const std::vector<Range>& ranges) override;
@@ -173,12 +172,6 @@ Result<void> ProcessReplica::complete_thread(Member& member, const model::Proces
   auto outcome = puppet.run(batch);
   if (!outcome.has_value()) outcome.error().object += " (" + member.name() + ")";
   return outcome;
-}
-
-Result<void> ProcessReplica::visit(const std::function<Result<void>(uint32_t, pid_t, Puppet&)>& visit) {
-  GODWIT_TRY(check_stage(Stage::kGrowing, "visit"));
-  for (auto& member : members_) GODWIT_TRY(note(visit(member->pid, member->host_pid, member->leader())));
-  return {};
 }
 
 Result<pid_t> ProcessReplica::host_pid(uint32_t container_pid) const {

@@ -14,6 +14,7 @@
 #include "runtime/memory/digest.h"
 #include "runtime/memory/page_sink.h"
 #include "runtime/memory/page_source.h"
+#include "runtime/memory/store_tracker.h"
 #include "tests/integration/memory/arena.h"
 
 namespace godwit::runtime {
@@ -52,13 +53,17 @@ class RoundsTest : public testing::TestWithParam<bool> {
       tracker_ = std::move(*made);
     }
     buffer_.resize(size_t{1} << 20);
+    sink_.keep_list();
+    auto list = make_store_tracker(replica_->pid(), [this] { return sink_.take_list(kSourceId); });
+    ASSERT_DONE(list);
+    kept_.add_process(kSourceId, replica_->pid(), std::move(*list));
   }
   void track() { pages_.add_process(kSourceId, source_.child.pid(), std::move(tracker_)); }
 
   Result<MemoryView> view(bool frozen) const;
   [[nodiscard]] MemoryView replica_view(const MemoryView& view) const;
   void round(bool frozen, MemoryView& view);
-  void compare(const MemoryView& view) const;
+  void compare(const MemoryView& view);
   void compare_vma(const Vma& vma, int ours, int theirs) const;
 
   uint64_t seed_ = 0;
@@ -68,6 +73,7 @@ class RoundsTest : public testing::TestWithParam<bool> {
   std::unique_ptr<DirtyTracker> tracker_;  // for whom the test is about
   PageSource pages_;
   PageSink sink_;
+  MemoryDigest kept_;  // of the replica, from round to round
   std::vector<std::byte> buffer_;
 };
 
@@ -128,6 +134,7 @@ void RoundsTest::round(bool frozen, MemoryView& seen) {
     ASSERT_DONE(sink_.apply(std::span(buffer_).first(*size)));
   }
   ASSERT_EQ(pages_.pages_left(), 0U);
+  ASSERT_DONE(kept_.update(replica_view(seen)));
 }
 
 void RoundsTest::compare_vma(const Vma& vma, int ours, int theirs) const {
@@ -143,7 +150,7 @@ void RoundsTest::compare_vma(const Vma& vma, int ours, int theirs) const {
         << std::dec << vma.inode << " seed " << seed_;
 }
 
-void RoundsTest::compare(const MemoryView& view) const {
+void RoundsTest::compare(const MemoryView& view) {
   const auto digest = digest_memory(view);
   const auto other = digest_memory(replica_view(view));
   ASSERT_DONE(digest);
@@ -160,9 +167,10 @@ void RoundsTest::compare(const MemoryView& view) const {
     const Vma whole{.start = 0, .end = arena::kObjectBytes, .name = {}};
     ASSERT_NO_FATAL_FAILURE(compare_vma(whole, objects_.source[i].get(), objects_.replica[i].get()));
   }
-  for (size_t i = 0; i < digest->size(); ++i) {
-    EXPECT_EQ((*digest)[i], (*other)[i]) << "seed " << seed_;
-  }
+  EXPECT_EQ(*digest, *other) << "seed " << seed_;
+  const auto kept = kept_.digests(replica_view(view));
+  ASSERT_DONE(kept);
+  EXPECT_EQ(*kept, *other) << "the digest that was kept, seed " << seed_;
 }
 
 TEST_P(RoundsTest, ReplicaEqualsTheFrozenSource) {
