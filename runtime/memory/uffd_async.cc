@@ -29,6 +29,11 @@ struct Area {
   bool registered = false;
 };
 
+// A shared mapping that may never become writable (opened read-only, sealed) cannot be written either.
+bool never_written(const Vma& vma) {
+  return page_class(vma) == PageClass::kShared && !vma.writable;
+}
+
 class UffdAsyncTracker final : public DirtyTracker {
  public:
   UffdAsyncTracker(pid_t pid, Fd fd, Pagemap pagemap)
@@ -44,8 +49,9 @@ class UffdAsyncTracker final : public DirtyTracker {
   Result<std::vector<Area>> cut_at_mappings() const;
   // Appends to `known` what is followed of the mapping, to `fresh` what is not.
   void split(const Vma& vma, size_t& next, std::vector<Area>& known, Ranges& fresh) const;
-  void register_runs(const std::vector<Vma>& vmas) const;
-  Result<bool> enrol(Range range, const Vma& vma, Followed& followed, bool& registered);
+  Result<Ranges> register_anonymous() const;
+  Result<bool> register_exactly(Range range, const Vma& vma) const;
+  Result<bool> enrol(Range range, const Vma& vma, bool registered, Followed& followed);
   [[nodiscard]] std::string describe() const { return "pid " + std::to_string(pid_); }
 
   pid_t pid_;
@@ -77,46 +83,69 @@ void UffdAsyncTracker::split(const Vma& vma, size_t& next, std::vector<Area>& kn
   append_range(fresh, {at, vma.end});
 }
 
-// Registers whole runs of anonymous mappings ahead of enrol(). A mapping that has grown since `vmas` was read
-// would be split by registering the part that is known, and until the next round an mremap(2) of the whole
-// would fail (EFAULT): the container would notice us. One call registers every mapping of its range whole. A
-// run reaches to the next mapping of another kind, or, if something lies between that cannot be registered
-// (vvar), to its own end.
-void UffdAsyncTracker::register_runs(const std::vector<Vma>& vmas) const {
-  const auto anonymous = [](const Vma& vma) { return page_class(vma) == PageClass::kAnonymous; };
-  for (auto first = vmas.begin(); first != vmas.end();) {
-    first = std::find_if(first, vmas.end(), anonymous);
-    const auto last = std::find_if_not(first, vmas.end(), anonymous);
-    if (first == last) return;
-    const uint64_t own_end = std::prev(last)->end;
-    for (const uint64_t end : {last == vmas.end() ? own_end : last->start, own_end}) {
-      uffdio_register request{};
-      request.range = {.start = first->start, .len = end - first->start};
-      request.mode = UFFDIO_REGISTER_MODE_WP;
-      if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0) break;
-    }
-    first = last;
-  }
+bool is_anonymous(const Vma& vma) {
+  return page_class(vma) == PageClass::kAnonymous && vma.name != "[vdso]" && vma.name != "[vsyscall]" &&
+         !vma.name.starts_with("[vvar");
 }
 
-// Registers and protects one new range. False: the mapping changed under our hands; ask again next time.
-Result<bool> UffdAsyncTracker::enrol(Range range, const Vma& vma, Followed& followed, bool& registered) {
-  const PageClass kind = page_class(vma);
+// Registers all anonymous mappings of the process, and returns where. Registering a part of a mapping splits
+// it, and an mremap(2) of the whole would fail (EFAULT): the container would notice us. The mappings change
+// while we look, so no border of theirs is named: one call takes everything between two mappings of another
+// kind, gaps included, and what grows or moves there is registered whole. Where something of another kind has
+// appeared meanwhile the call fails as a whole, and one looks again.
+Result<Ranges> UffdAsyncTracker::register_anonymous() const {
+  constexpr int kAttempts = 4;
+  Ranges registered;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    registered.clear();
+    bool complete = true;
+    GODWIT_ASSIGN(const std::vector<Vma> vmas, read_maps(pid_));
+    uint64_t start = kPageSize;  // the end of the mapping of another kind before
+    for (auto first = vmas.begin(); first != vmas.end();) {
+      if (!is_anonymous(*first)) {
+        start = first++->end;
+        continue;
+      }
+      const auto last = std::find_if_not(first, vmas.end(), is_anonymous);
+      const bool open = last == vmas.end() || last->name == "[vsyscall]";  // that lies beyond user space
+      const Range between{start, open ? std::prev(last)->end : last->start};
+      uffdio_register request{};
+      request.range = {.start = between.start, .len = between.size()};
+      request.mode = UFFDIO_REGISTER_MODE_WP;
+      if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0)
+        append_range(registered, between);
+      else if (errno == EBUSY)
+        return fail("track the memory of", describe(), EBUSY,
+                    "the process uses userfaultfd itself: use another tracker");
+      else
+        complete = false;
+      first = last;
+    }
+    if (complete) break;
+  }
+  return registered;
+}
+
+// For a mapping that is not anonymous. False: it cannot be registered (any more).
+Result<bool> UffdAsyncTracker::register_exactly(Range range, const Vma& vma) const {
   uffdio_register request{};
   request.range = {.start = range.start, .len = range.size()};
   request.mode = UFFDIO_REGISTER_MODE_WP;
-  registered = ::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0;
-  const int code = registered ? 0 : errno;
+  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0) return true;
+  const int code = errno;
   if (code == EBUSY)
     return fail("track the memory of", describe(), EBUSY,
                 "the process uses userfaultfd itself: use another tracker");
   if (code == ENOMEM) GODWIT_TRY(check_alive());
-  // A shared mapping that may never become writable (opened read-only, sealed) cannot be written either.
-  const bool never_written = code == EPERM && kind == PageClass::kShared && !vma.writable;
-  if (!registered && !never_written && code != EINVAL && code != ENOENT)
-    return fail("register with userfaultfd", describe(), code);
+  if (code == EINVAL || code == ENOENT || (code == EPERM && never_written(vma))) return false;
+  return fail("register with userfaultfd", describe(), code);
+}
+
+// Protects one new range. False: the mapping changed under our hands; ask again next time.
+Result<bool> UffdAsyncTracker::enrol(Range range, const Vma& vma, bool registered, Followed& followed) {
+  const PageClass kind = page_class(vma);
   if (kind == PageClass::kShared) {
-    if (!registered) return never_written;
+    if (!registered) return never_written(vma);
     Ranges ignored;
     uint64_t done = 0;
     auto armed = pagemap_.take_written(range, kind, ignored, done);
@@ -137,7 +166,7 @@ Result<bool> UffdAsyncTracker::enrol(Range range, const Vma& vma, Followed& foll
 
 Result<DirtyTracker::Followed> UffdAsyncTracker::follow(const std::vector<Vma>& vmas) {
   GODWIT_TRY(check_alive());
-  register_runs(vmas);
+  GODWIT_ASSIGN(const Ranges anonymous, register_anonymous());
   Followed followed;
   std::vector<Area> areas;
   areas.reserve(vmas.size());
@@ -147,8 +176,11 @@ Result<DirtyTracker::Followed> UffdAsyncTracker::follow(const std::vector<Vma>& 
     const size_t first = areas.size();
     split(vma, next, areas, fresh);
     for (const Range& range : fresh) {
-      bool registered = false;
-      GODWIT_ASSIGN(const bool enrolled, enrol(range, vma, followed, registered));
+      bool registered = total_size(intersect(anonymous, {range})) == range.size();
+      if (page_class(vma) != PageClass::kAnonymous) {
+        GODWIT_ASSIGN(registered, register_exactly(range, vma));
+      }
+      GODWIT_ASSIGN(const bool enrolled, enrol(range, vma, registered, followed));
       append_range(followed.areas, range);
       if (enrolled) areas.push_back({range, page_class(vma), registered});
     }

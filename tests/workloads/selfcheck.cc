@@ -17,7 +17,9 @@
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -76,7 +78,26 @@ void check_memory(std::atomic<uint64_t>& rounds) {
   }
 }
 
-// Mappings come, grow, move and go.
+// The mappings within a few pages of an address, with their flags (smaps of proc(5)).
+std::string mappings_around(const std::byte* address) {
+  constexpr uint64_t kNearby = 64 * kPage;
+  const auto place = reinterpret_cast<uint64_t>(address);
+  std::ifstream smaps("/proc/self/smaps");
+  std::string found;
+  bool near = false;
+  for (std::string line; std::getline(smaps, line);) {
+    uint64_t start = 0;
+    uint64_t end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &start, &end) == 2) {
+      near = start < place + kNearby && end + kNearby > place;
+      if (near) found += fmt::format("{:x}-{:x}", start, end);
+    } else if (near && line.starts_with("VmFlags")) {
+      found += line.substr(std::strlen("VmFlags:")) + ", ";
+    }
+  }
+  return found;
+}
+
 void check_mappings(std::atomic<uint64_t>& rounds) {
   std::map<std::byte*, std::pair<size_t, uint64_t>> mappings;  // pages, seed
   std::mt19937_64 random(2);
@@ -104,7 +125,9 @@ void check_mappings(std::atomic<uint64_t>& rounds) {
       std::byte* const old = chosen->first;
       mappings.erase(chosen);
       void* moved = ::mremap(old, pages * kPage, (pages + 1) * kPage, MREMAP_MAYMOVE);
-      if (moved == MAP_FAILED) return found(fmt::format("mappings: mremap: {}", std::strerror(errno)));
+      if (moved == MAP_FAILED)
+        return found(fmt::format("mappings: mremap of {} pages at {}: {}; {}", pages, fmt::ptr(old),
+                                 std::strerror(errno), mappings_around(old)));
       fill(static_cast<std::byte*>(moved), pages + 1, seed);
       mappings[static_cast<std::byte*>(moved)] = {pages + 1, seed};
     } else if (random() % 3 == 0) {

@@ -79,16 +79,19 @@ class MemoryReconciler {
 
  private:
   Result<void> join_seams() {
-    GODWIT_ASSIGN(const auto have, read_maps(member_.host_pid));
-    changes_ = find_seams(have, wanted_.memory(), member_.mappings);
-    if (changes_.empty()) return {};
-    GODWIT_ASSIGN(const SavedPages saved, SavedPages::save(member_.host_pid, changes_.unmap));
-    vdso_changes_ = false;
-    files_.clear();
-    shared_.clear();
-    GODWIT_TRY(unmap_and_open(false));
-    GODWIT_TRY(map_and_dress(false));
-    return saved.restore();
+    for (const Anew anew : {Anew::kAllButTheLargest, Anew::kWhole}) {
+      GODWIT_ASSIGN(const auto have, read_maps(member_.host_pid));
+      changes_ = find_seams(have, wanted_.memory(), member_.mappings, anew);
+      if (changes_.empty()) return {};
+      GODWIT_ASSIGN(const SavedPages saved, SavedPages::save(member_.host_pid, changes_.unmap));
+      vdso_changes_ = false;
+      files_.clear();
+      shared_.clear();
+      GODWIT_TRY(unmap_and_open(false));
+      GODWIT_TRY(map_and_dress(false));
+      GODWIT_TRY(saved.restore());
+    }
+    return {};
   }
 
   // Where the vdso of this host has to begin so that its functions are where the source's were.

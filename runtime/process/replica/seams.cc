@@ -33,12 +33,16 @@ bool is_anonymous(const model::Mapping& mapping) {
 }  // namespace
 
 AddressChanges find_seams(const std::vector<Vma>& have, const model::AddressSpace& wanted,
-                          const AddressMap& map) {
+                          const AddressMap& map, Anew anew) {
   AddressChanges changes;
   auto vma = have.begin();
   for (const model::Mapping& mapping : wanted.mappings()) {
     while (vma != have.end() && vma->end <= mapping.start()) ++vma;
     if (!is_anonymous(mapping) || vma == have.end() || vma->end >= mapping.end()) continue;
+    if (anew == Anew::kWhole) {
+      map_anew(map, mapping.start(), mapping.end(), changes);
+      continue;
+    }
     AddressRange largest{};
     for (auto piece = vma; piece != have.end() && piece->start < mapping.end(); ++piece) {
       const AddressRange inside{std::max(piece->start, mapping.start()), std::min(piece->end, mapping.end())};

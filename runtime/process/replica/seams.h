@@ -4,7 +4,8 @@
 // anon_vmas. What a program mapped in one piece can so come to lie in two VMAs of a replica that was put
 // together from older pieces, and mremap(2) of it would fail (EFAULT) where it succeeds at the source. The
 // way out: all pieces but the largest are mapped anew, empty, which merges them with it, and get their pages
-// back.
+// back. A piece at the beginning may merge with its left neighbour instead, another mapping of the snapshot:
+// the kernel prefers that side. Then the mapping is made anew as a whole.
 #pragma once
 
 #include <sys/types.h>
@@ -19,10 +20,12 @@
 
 namespace godwit::runtime::rebuild {
 
+enum class Anew { kAllButTheLargest, kWhole };
+
 // What has to be mapped anew so that no anonymous mapping of the snapshot has a border inside. `have`: the
 // replica's real VMAs; `map`: the properties of what is mapped there. Pure.
 [[nodiscard]] AddressChanges find_seams(const std::vector<Vma>& have, const model::AddressSpace& wanted,
-                                        const AddressMap& map);
+                                        const AddressMap& map, Anew anew);
 
 // The populated pages of some ranges of a process, while they are mapped anew.
 class SavedPages {
