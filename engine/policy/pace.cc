@@ -8,6 +8,8 @@ namespace {
 // A container that uses half a processor and more is busy: it wakes up often, and each time finds the
 // sender in its way.
 constexpr double kBusyCpus = 0.5;
+// Below this it would not notice.
+constexpr double kIdleCpus = 0.05;
 // Until then its rate says nothing.
 constexpr uint64_t kMeaningfulUs = 200'000;
 // A longer pause would let the connection's window close.
@@ -27,7 +29,7 @@ bool is_late(const PaceMeasurement& measurement) {
 }  // namespace
 
 double bulk_duty(const PaceMeasurement& measurement) {
-  if (is_late(measurement)) return 1.0;
+  if (measurement.container_cpus < kIdleCpus || is_late(measurement)) return 1.0;
   return std::clamp(1.0 - measurement.container_cpus / kBusyCpus, kDutyMin, 1.0);
 }
 

@@ -105,7 +105,8 @@ RoundDecision decide(const PolicyGoals& goals, std::span<const RoundMeasurement>
   const uint64_t next_round_us = working_us(rounds.back());  // rounds shrink or stay; they do not grow
   const bool time_left = elapsed_us + next_round_us + expected_us + kCutoverReserveUs < goals.deadline_us;
 
-  if (rounds.size() == 1 && time_left)
+  // How much is written is not known yet: however long the first round was, the second may be short.
+  if (rounds.size() == 1 && elapsed_us + kCutoverReserveUs < goals.deadline_us)
     return make(RoundAction::kAnotherRound, expected_us, "the first round measures the link only");
   if (good_enough && !still_shrinking(rounds))
     return make(RoundAction::kCutover, expected_us, "another round would not make it shorter");
