@@ -23,9 +23,6 @@ void urge(pid_t tid) {
 }
 
 void adopt_pace(Pace pace) {
-  thread_local Pace now = Pace::kInvalid;
-  if (pace == now) return;
-  now = pace;
   const sched_param none{};
   switch (pace) {
     case Pace::kIdle:

@@ -1,4 +1,4 @@
-// How much processor time a thread of a session may take from others. Applies to the calling thread.
+// How much processor time a thread of a session may take from others.
 #pragma once
 
 #include <sys/types.h>
@@ -15,7 +15,7 @@ enum class Pace : uint32_t {
       3,  // SCHED_FIFO where the kernel allows it (sched(7)), nice -20 elsewhere: the container is frozen.
 };
 
-// Does nothing if the thread has this pace already.
+// Two system calls at the most: not worth remembering what the thread has, which urge() may have changed.
 void adopt_pace(Pace pace);
 // kUrgent for another thread of this process, until it adopts a pace itself: one that waits for work cannot
 // hurry by itself.

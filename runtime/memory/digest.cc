@@ -196,8 +196,4 @@ Result<std::vector<SpaceDigest>> MemoryDigest::digests(const MemoryView& view) {
   return digests;
 }
 
-Result<void> MemoryDigest::stop() {
-  return pages_.stop();
-}
-
 }  // namespace godwit::runtime

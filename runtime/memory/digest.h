@@ -41,8 +41,6 @@ class MemoryDigest {
   Result<void> update(MemoryView view);
   // As of the last update, which was of a view that is frozen.
   Result<std::vector<SpaceDigest>> digests(const MemoryView& view);
-  // Ends tracking without a trace.
-  Result<void> stop();
 
  private:
   PageSource pages_;
