@@ -134,9 +134,10 @@ void NumberedStream::run(const std::string& network_namespace) {
   EXPECT_TRUE(sent.has_value()) << sent.error().to_string();
 }
 
-void receive_numbers(const Fd& socket, int quiet_ms, std::vector<uint32_t>& numbers) {
+void receive_numbers(const Fd& socket, int quiet_ms, std::vector<uint32_t>& numbers, int64_t most_ms) {
   pollfd wait{.fd = socket.get(), .events = POLLIN, .revents = 0};
-  while (::poll(&wait, 1, quiet_ms) > 0) {
+  const int64_t end_ns = monotonic_ns() + most_ms * 1'000'000;
+  while (monotonic_ns() < end_ns && ::poll(&wait, 1, quiet_ms) > 0) {
     std::array<uint32_t, 50> datagram{};
     if (::recv(socket.get(), datagram.data(), sizeof datagram, 0) == sizeof datagram)
       numbers.push_back(datagram[0]);

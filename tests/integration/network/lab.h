@@ -65,8 +65,10 @@ class NumberedStream {
   std::thread thread_;
 };
 
-// Appends the numbers that wait in the socket, and goes on until nothing came for `quiet_ms`.
-void receive_numbers(const Fd& socket, int quiet_ms, std::vector<uint32_t>& numbers);
+// Appends the numbers that wait in the socket, and goes on until nothing came for `quiet_ms`, but no longer
+// than `most_ms`: while a stream goes on, they never end.
+void receive_numbers(const Fd& socket, int quiet_ms, std::vector<uint32_t>& numbers,
+                     int64_t most_ms = 10'000);
 
 // Counts frames whose source address is `mac` on an interface, both ways.
 class Sniffer {

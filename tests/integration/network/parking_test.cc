@@ -122,7 +122,7 @@ TEST_F(Parking, UnparkPutsEverythingBackInOrder) {
       if (*frame) unsent.push_back(std::move(**frame));
     }
     ASSERT_OK(timed("unpark", "a", [&] { return (*lot)->unpark(unsent); }));
-    receive_numbers(*socket, 2, numbers);
+    receive_numbers(*socket, 0, numbers, 2);
     sleep_ms(2);
   }
   const uint32_t sent = stream.stop();
