@@ -7,12 +7,17 @@
 #include <algorithm>
 #include <array>
 
+#include "base/breather.h"
 #include "runtime/memory/page_batch.h"
 
 namespace godwit::runtime {
 namespace {
 
 using namespace uapi;  // NOLINT: names of this folder's own
+
+constexpr uint64_t kSliceBytes = uint64_t{16} << 20;
+constexpr double kRestPerWork = 1.0;
+constexpr int64_t kRestUsMax = 1'000'000;
 
 std::string describe(pid_t pid, Range range) {
   std::array<char, 96> text;
@@ -37,8 +42,22 @@ Result<Pagemap> Pagemap::open(pid_t pid) {
   return Pagemap(std::move(fd), pid);
 }
 
+// Protecting is done in slices with rests between them. A store to a page that was protected is slow once,
+// and the process's processors must be told of each page: all at once, a busy process does nothing else for a
+// while.
 template <typename Visit>
 Result<void> Pagemap::scan(Range range, const Query& query, uint64_t& done, Visit visit) {
+  if ((query.flags & kScanWriteProtectMatching) == 0) return scan_at_once(range, query, done, visit);
+  Breather breather(kRestPerWork, kRestUsMax);
+  for (done = range.start; done < range.end; breather.breathe()) {
+    const uint64_t end = std::min(range.end, (done / kSliceBytes + 1) * kSliceBytes);
+    GODWIT_TRY(scan_at_once({done, end}, query, done, visit));
+  }
+  return {};
+}
+
+template <typename Visit>
+Result<void> Pagemap::scan_at_once(Range range, const Query& query, uint64_t& done, Visit visit) {
   PagemapScan request{};
   request.size = sizeof request;
   request.flags = query.flags;
