@@ -64,6 +64,9 @@ void SourceSession::remove_remains() {
   const auto phase = timeline_.phase("conclude/remove");
   const std::string& id = order_.container().id();
   tell(id, parking_->forward_elsewhere());
+  auto dismantling = timeline_.phase("conclude/dismantle");
+  tell(id, capture_->dismantle());
+  dismantling.end();
   for (const runtime::CapturedProcess& process : capture_->processes()) ::kill(process.host_pid, SIGKILL);
   // The tracer reaps first; only then do the processes go to their keeper.
   int status = 0;

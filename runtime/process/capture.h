@@ -72,6 +72,12 @@ class Capture {
   // Undoes every change (repair mode, scratch mappings, registers) and lets all threads run.
   virtual Result<void> thaw() = 0;
 
+  // The processes run elsewhere now, and these here are to be killed: from here on they die with this tracer,
+  // the cgroup is thawed, and they give their private memory back bit by bit. (A process that ends with all
+  // of its memory keeps a processor from everybody else on the host for tens of milliseconds per GiB.) There
+  // is no way back. They are still stopped afterwards; shared memory is left alone.
+  virtual Result<void> dismantle() = 0;
+
   [[nodiscard]] virtual std::vector<CapturedProcess> processes() const = 0;
   // A descriptor of the shared memory `id` of the last snapshot, readable and writable; owned by the Capture.
   [[nodiscard]] virtual Result<int> shared_memory_fd(uint64_t id) = 0;

@@ -1,5 +1,5 @@
 // The implementation of Capture. members.cc follows processes as they come and go and holds their threads;
-// session.cc builds snapshots; preflight.cc names what cannot be moved.
+// session.cc builds snapshots; preflight.cc names what cannot be moved; dismantle.cc takes down what was.
 #pragma once
 
 #include <map>
@@ -33,6 +33,7 @@ class CaptureSession final : public Capture {
   Result<model::Snapshot> snapshot_frozen_memory() override;
   Result<model::Snapshot> snapshot_frozen() override;
   Result<void> thaw() override;
+  Result<void> dismantle() override;
   [[nodiscard]] std::vector<CapturedProcess> processes() const override;
   [[nodiscard]] Result<int> shared_memory_fd(uint64_t id) override;
 
@@ -47,6 +48,8 @@ class CaptureSession final : public Capture {
   Result<void> visit(Member& member, Puppet& leader,
                      const std::function<Result<void>(const CapturedProcess&, Puppet&)>& visitor);
   Result<void> ensure_scratch(Member& member, Puppet& puppet);
+
+  static Result<void> give_memory_back(const Member& member);
 
   Result<model::Process> describe(Member& member);
   Result<void> add_live_process(Member& member, model::Snapshot& snapshot);

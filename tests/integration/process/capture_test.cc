@@ -22,6 +22,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "tests/integration/process/victim.h"
 
 namespace godwit::runtime::test {
@@ -115,6 +116,35 @@ TEST(Capture, FreezesAndThawsAHundredTimesUnnoticed) {
 }
 
 void on_signal(int) {}
+
+uint64_t resident_pages(pid_t pid) {
+  const auto text = read_file("/proc/" + std::to_string(pid) + "/statm");
+  if (!text.has_value()) return 0;
+  return std::strtoull(text->c_str() + text->find(' '), nullptr, 10);
+}
+
+TEST(Capture, DismantledProcessesHoldNoMemoryAndDoNotRun) {
+  constexpr size_t kBytes = size_t{64} << 20;
+  Victim victim([](Shared& shared) {
+    void* memory =
+        ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (memory == MAP_FAILED) ::_exit(1);
+    many_threads(shared);
+  });
+  ASSERT_TRUE(victim.wait_ready());
+  auto session = capture(victim);
+  EXPECT_FALSE(session->dismantle().has_value()) << "it ran";
+  expect_ok(session->freeze());
+  ASSERT_TRUE(session->snapshot_frozen().has_value());
+  ASSERT_GT(resident_pages(victim.pid()), kBytes / 4096);
+  const uint64_t rounds = victim.shared().rounds;
+  expect_ok(session->dismantle());
+  EXPECT_LT(resident_pages(victim.pid()), kBytes / 4096 / 4);
+  EXPECT_EQ(victim.shared().rounds, rounds) << "somebody runs";
+  for (const CapturedProcess& process : session->processes()) ::kill(process.host_pid, SIGKILL);
+  while (::waitpid(-1, nullptr, __WALL) > 0) {  // the tracer's part
+  }
+}
 
 TEST(Capture, ShowsWhatTheProcessSetUp) {
   Victim victim([](Shared& shared) {
