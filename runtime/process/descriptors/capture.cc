@@ -361,9 +361,10 @@ Result<void> Capturer::capture_live(const std::vector<CapturedProcess>& processe
   pipes_told_.clear();
   snapshot.clear_descriptions();
   for (size_t i = 0; i < survey.descriptions.size(); ++i) {
-    const auto described = describe(survey, i, Moment::kLive, snapshot);
+    const int before = snapshot.descriptions_size();
     // What closes or changes at this moment is left out; the frozen snapshot is the one that counts.
-    if (!described) snapshot.mutable_descriptions()->RemoveLast();
+    if (!describe(survey, i, Moment::kLive, snapshot))
+      snapshot.mutable_descriptions()->DeleteSubrange(before, snapshot.descriptions_size() - before);
   }
   return fill_tables(survey, processes, {}, snapshot);
 }
