@@ -288,9 +288,7 @@ Result<void> Capturer::describe(const Survey& survey, size_t index, Moment momen
       return read_pipe(copy.get(), facts, moment, first, *model.mutable_pipe());
     }
     case ObjectKind::kEventCounter:
-      model.mutable_eventfd()->set_count(info.event_count);
-      model.mutable_eventfd()->set_semaphore(info.event_semaphore);
-      return {};
+      return read_event_counter(copy.get(), info, moment, *model.mutable_eventfd());
     case ObjectKind::kEpoll:
       return read_epoll(survey, index, info, processes_, moment, *model.mutable_epoll());
     case ObjectKind::kTimer:
