@@ -241,6 +241,33 @@ TEST_P(Parking, DeathOfTheWorkerOpensTheWay) {
   }
 }
 
+// What tc(8) says of an interface's classic filters.
+std::string filters_of(const std::string& network_namespace, const std::string& interface) {
+  const std::string command =
+      fmt::format("nsenter --net={} tc filter show dev {} ingress", network_namespace, interface);
+  FILE* const output = ::popen(command.c_str(), "r");
+  std::string text;
+  std::array<char, 256> line{};
+  while (output != nullptr && std::fgets(line.data(), line.size(), output) != nullptr) text += line.data();
+  EXPECT_EQ(::pclose(output), 0) << command;
+  return text;
+}
+
+TEST_P(Parking, FiltersGoWithTheLot) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  const bool classic = GetParam() == IngressMethod::kClassic;
+  const auto show = [&] {
+    return std::array{filters_of(place("a"), attachment->host_interface),
+                      filters_of(attachment->network_namespace, attachment->container_interface)};
+  };
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  for (const std::string& text : show()) EXPECT_EQ(text.contains("godwit direct-action"), classic) << text;
+  lot->reset();
+  for (const std::string& text : show()) EXPECT_EQ(text, "");
+}
+
 struct TcpPair {
   Fd server;
   Fd client;
