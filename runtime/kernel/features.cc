@@ -245,7 +245,7 @@ std::vector<Feature> probe_features() {
        "run as root"},
       {"RDMA device", has_entry_in("/sys/class/infiniband"), false, "sending pages without the processor",
        "an RDMA adapter, or a soft one: rdma link add rxe0 type rxe netdev DEVICE; TCP serves otherwise"},
-      {"tap devices", has_tap(), false, "parking packets during the cutover", "modprobe tun"},
+      {"tap devices", has_tap(), true, "parking packets during the cutover", "modprobe tun"},
       {"bridge", has_bridge(), false, "container networks by CNI's bridge plugin", "modprobe bridge"},
   };
   // One of the two freezers will do.

@@ -55,7 +55,33 @@ Result<Fd> load_program(std::span<const bpf_insn> instructions, const std::strin
   return fail("load the BPF program", name, code, log.empty() ? "needs CAP_BPF and CAP_NET_ADMIN" : log);
 }
 
-Result<Fd> attach_ingress(int program, uint32_t interface, const std::string& name) {
+Result<Fd> make_program_array(int program) {
+  bpf_attr attributes = empty_attributes();
+  attributes.map_type = BPF_MAP_TYPE_PROG_ARRAY;
+  attributes.key_size = sizeof(uint32_t);
+  attributes.value_size = sizeof(uint32_t);
+  attributes.max_entries = 1;
+  Fd array = bpf(BPF_MAP_CREATE, attributes);
+  if (!array.valid()) return fail("make", "a BPF program array", errno, "needs CAP_BPF");
+  const uint32_t slot = 0;
+  const auto value = static_cast<uint32_t>(program);
+  attributes = empty_attributes();
+  attributes.map_fd = static_cast<uint32_t>(array.get());
+  attributes.key = reinterpret_cast<uint64_t>(&slot);
+  attributes.value = reinterpret_cast<uint64_t>(&value);
+  if (::syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attributes, sizeof attributes) != 0)
+    return fail("put a program into", "a BPF program array");
+  return array;
+}
+
+bool has_tcx() {
+  bpf_attr attributes = empty_attributes();
+  attributes.query.target_fd = 1;  // target_ifindex in later headers: lo, which every network namespace has
+  attributes.query.attach_type = kAttachTcxIngress;
+  return ::syscall(SYS_bpf, BPF_PROG_QUERY, &attributes, sizeof attributes) == 0;
+}
+
+Result<Fd> link_tcx_ingress(int program, uint32_t interface, const std::string& name) {
   bpf_attr attributes = empty_attributes();
   attributes.link_create.prog_fd = static_cast<uint32_t>(program);
   attributes.link_create.target_ifindex = interface;

@@ -14,6 +14,7 @@
 #include "runtime/network/address.h"
 #include "runtime/network/bpf.h"
 #include "runtime/network/cni.h"
+#include "runtime/network/ingress_filter.h"
 #include "runtime/network/namespace.h"
 #include "runtime/network/netlink.h"
 
@@ -77,10 +78,11 @@ Result<void> move_port(const Attachment& attachment, bool held) {
   GODWIT_ASSIGN(const uint32_t index, interface_index(port));
   GODWIT_ASSIGN(const uint32_t bridge, interface_index(attachment.bridge));
   constexpr std::array<bpf_insn, 2> kDropAll = {
-      bpf_insn{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = kTcxDrop},
+      bpf_insn{
+          .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = kIngressDrop},
       bpf_insn{.code = BPF_JMP | BPF_EXIT, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0}};
   GODWIT_ASSIGN(const Fd program, load_program(kDropAll, "drop all"));
-  GODWIT_ASSIGN(const Fd filter, attach_ingress(program.get(), index, port));
+  GODWIT_ASSIGN(const auto filter, IngressFilter::attach(program.get(), index, port));
   GODWIT_TRY(set_link_master(netlink, index, bridge, port));
   GODWIT_TRY(set_link_up(netlink, index, port));
   if (!held) return {};

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "runtime/network/bpf.h"
 #include "runtime/network/grace.h"
+#include "runtime/network/ingress_filter.h"
 #include "runtime/network/namespace.h"
 #include "runtime/network/netlink.h"
 #include "runtime/network/parking_programs.h"
@@ -82,12 +83,12 @@ class BpfParkingLot final : public ParkingLot {
   BpfParkingLot(const BpfParkingLot&) = delete;
   BpfParkingLot& operator=(const BpfParkingLot&) = delete;
   ~BpfParkingLot() override {
-    // Whatever unpark() could not do, the end of the links below does: packets flow again.
+    // Whatever unpark() could not do, the end of the filters below does: packets flow again.
     if (!state_.open() && !state_.sealed()) (void)unpark({});
-    container_link_.reset();
+    container_filter_.detach();
   }
 
-  Result<void> attach(int state_map);
+  Result<void> attach(int state_map, IngressMethod method);
   Result<void> park() override;
   Result<void> seal() override;
   Result<void> unpark(const std::vector<std::vector<std::byte>>& unsent) override;
@@ -116,14 +117,14 @@ class BpfParkingLot final : public ParkingLot {
   std::vector<std::byte> buffer_;
   uint64_t read_ = 0;
   uint64_t lost_ = 0;
-  Fd host_link_;
-  Fd tap_link_;
-  Fd container_link_;
+  IngressFilter host_filter_;
+  IngressFilter tap_filter_;
+  IngressFilter container_filter_;
 };
 
 // The container's program is attached last and detached first: while it sends frames back, the one that
 // catches them is there.
-Result<void> BpfParkingLot::attach(int state_map) {
+Result<void> BpfParkingLot::attach(int state_map, IngressMethod method) {
   uint32_t container_index = 0;
   const auto find_index = [&]() -> Result<void> {
     GODWIT_ASSIGN(container_index, interface_index(attachment_.container_interface));
@@ -134,11 +135,12 @@ Result<void> BpfParkingLot::attach(int state_map) {
       const ParkPrograms programs,
       load_park_programs(
           state_map, {.container = container_index, .host = host_index_, .tap = tap_.index, .mac = mac_}));
-  GODWIT_ASSIGN(tap_link_, attach_ingress(programs.tap.get(), tap_.index, tap_.name));
-  GODWIT_ASSIGN(host_link_, attach_ingress(programs.host.get(), host_index_, attachment_.host_interface));
+  GODWIT_ASSIGN(tap_filter_, IngressFilter::attach(programs.tap.get(), tap_.index, tap_.name, method));
+  GODWIT_ASSIGN(host_filter_,
+                IngressFilter::attach(programs.host.get(), host_index_, attachment_.host_interface, method));
   return run_in_network_namespace(attachment_.network_namespace, [&]() -> Result<void> {
-    GODWIT_ASSIGN(container_link_,
-                  attach_ingress(programs.container.get(), container_index, attachment_.container_interface));
+    GODWIT_ASSIGN(container_filter_, IngressFilter::attach(programs.container.get(), container_index,
+                                                           attachment_.container_interface, method));
     return {};
   });
 }
@@ -280,7 +282,7 @@ Result<void> BpfParkingLot::forward_elsewhere() {
 
 }  // namespace
 
-Result<std::unique_ptr<ParkingLot>> ParkingLot::prepare(const Attachment& attachment) {
+Result<std::unique_ptr<ParkingLot>> ParkingLot::prepare(const Attachment& attachment, IngressMethod method) {
   GODWIT_ASSIGN(const MacAddress mac, parse_mac(attachment.mac));
   GODWIT_ASSIGN(const uint32_t host_index, interface_index(attachment.host_interface));
   GODWIT_ASSIGN(const uint32_t mtu, interface_mtu(attachment.host_interface));
@@ -289,7 +291,7 @@ Result<std::unique_ptr<ParkingLot>> ParkingLot::prepare(const Attachment& attach
   GODWIT_ASSIGN(SharedState state, SharedState::map(map.get()));
   auto lot =
       std::make_unique<BpfParkingLot>(attachment, mac, host_index, mtu, std::move(tap), std::move(state));
-  GODWIT_TRY(lot->attach(map.get()));
+  GODWIT_TRY(lot->attach(map.get(), method));
   return lot;
 }
 

@@ -17,7 +17,8 @@
 // when the socket's lock is released, so by the first getsockopt(2) on it.) Fragments of a datagram whose
 // other fragments came before park() are lost; TCP sends none, and UDP may lose.
 //
-// If this process dies, the kernel closes the programs' links, and packets flow to the container again.
+// If this process dies, the kernel switches the programs off, and packets flow to the container again
+// (runtime/network/ingress_filter.h).
 //
 // At the target deliver() sends a frame out of the host interface of the attachment, straight to the
 // container, past the bridge (so that the bridge does not learn the client's address on the wrong port).
@@ -34,6 +35,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "runtime/network/ingress_filter.h"
 #include "runtime/network/network.h"
 
 namespace godwit::runtime {
@@ -48,8 +50,9 @@ struct ParkingStatistics {
 class ParkingLot {
  public:
   // Makes the tap and attaches the programs, which let everything pass for now. In the network namespace of
-  // the host (the caller's). Milliseconds; the container notices nothing. Needs Linux 6.6 (tcx).
-  static Result<std::unique_ptr<ParkingLot>> prepare(const Attachment& attachment);
+  // the host (the caller's). Milliseconds; the container notices nothing.
+  static Result<std::unique_ptr<ParkingLot>> prepare(const Attachment& attachment,
+                                                     IngressMethod method = best_ingress_method());
   virtual ~ParkingLot() = default;  // unparks if parked and not sealed, removes the tap
   // After it no frame gets into the container's network stack. Tens of microseconds.
   virtual Result<void> park() = 0;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "runtime/network/bpf.h"
+#include "runtime/network/ingress_filter.h"
 
 namespace godwit::runtime {
 namespace {
@@ -105,7 +106,7 @@ Result<Fd> container_program(int map, const ParkInterfaces& interfaces) {
   code.set(1, 0);
   code.store(BPF_W, kPacket, offsetof(__sk_buff, mark), 1);
   code.place(pass);
-  code.leave_with(kTcxNext);
+  code.leave_with(kIngressNext);
   return code.load_program("park: container");
 }
 
@@ -135,11 +136,11 @@ Result<Fd> host_program(int map, const ParkInterfaces& interfaces) {
   code.jump_if(kJumpEqual, 1, 0, 0, pass);
   code.set(1, 1);
   code.atomic_add(kState, offsetof(ParkState, dropped_own), 1);
-  code.leave_with(kTcxDrop);
+  code.leave_with(kIngressDrop);
   code.place(bounced);
   code.redirect(interfaces.tap);
   code.place(pass);
-  code.leave_with(kTcxNext);
+  code.leave_with(kIngressNext);
   return code.load_program("park: host");
 }
 

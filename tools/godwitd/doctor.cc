@@ -13,6 +13,7 @@
 #include "engine/host_resources.h"
 #include "runtime/container/command.h"
 #include "runtime/kernel/features.h"
+#include "runtime/network/ingress_filter.h"
 #include "tools/common/units.h"
 
 namespace godwit::tools {
@@ -105,6 +106,18 @@ void examine_host_state(DoctorResponse& response, const std::string& bridge) {
       true, fmt::format("{} bytes a thread", engine::extended_state_bytes()));
 }
 
+// By attaching one: what is missing may be a module that is loaded only then.
+void examine_packet_filters(DoctorResponse& response) {
+  using runtime::IngressMethod;
+  const IngressMethod method = runtime::best_ingress_method();
+  const auto tried = runtime::try_ingress_method(method);
+  const char* const name = method == IngressMethod::kTcx ? "tcx" : "clsact and cls_bpf";
+  add(response,
+      {"packet filters", "parking packets during the cutover, attaching networks",
+       "Linux 6.6 or later (tcx), or the modules sch_ingress and cls_bpf; CAP_BPF and CAP_NET_ADMIN"},
+      tried.has_value(), tried ? name : tried.error().to_string());
+}
+
 }  // namespace
 
 DoctorResponse examine_host(const std::string& name, const std::string& cni_plugins,
@@ -113,6 +126,7 @@ DoctorResponse examine_host(const std::string& name, const std::string& cni_plug
   response.set_host(name);
   examine_host_state(response, bridge);
   examine_programs(response, cni_plugins);
+  examine_packet_filters(response);
   for (const runtime::Feature& feature : runtime::probe_features())
     add(response,
         {feature.name.c_str(), feature.needed_for.c_str(), feature.remedy.c_str(), feature.required},

@@ -288,9 +288,7 @@ Result<void> Capturer::describe(const Survey& survey, size_t index, Moment momen
       return read_pipe(copy.get(), facts, moment, first, *model.mutable_pipe());
     }
     case ObjectKind::kEventCounter:
-      model.mutable_eventfd()->set_count(info.event_count);
-      model.mutable_eventfd()->set_semaphore(info.event_semaphore);
-      return {};
+      return read_event_counter(copy.get(), info, moment, *model.mutable_eventfd());
     case ObjectKind::kEpoll:
       return read_epoll(survey, index, info, processes_, moment, *model.mutable_epoll());
     case ObjectKind::kTimer:
@@ -361,9 +359,10 @@ Result<void> Capturer::capture_live(const std::vector<CapturedProcess>& processe
   pipes_told_.clear();
   snapshot.clear_descriptions();
   for (size_t i = 0; i < survey.descriptions.size(); ++i) {
-    const auto described = describe(survey, i, Moment::kLive, snapshot);
+    const int before = snapshot.descriptions_size();
     // What closes or changes at this moment is left out; the frozen snapshot is the one that counts.
-    if (!described) snapshot.mutable_descriptions()->RemoveLast();
+    if (!describe(survey, i, Moment::kLive, snapshot))
+      snapshot.mutable_descriptions()->DeleteSubrange(before, snapshot.descriptions_size() - before);
   }
   return fill_tables(survey, processes, {}, snapshot);
 }

@@ -1,4 +1,5 @@
 // eventfd, timerfd, signalfd: small objects that their fdinfo tells completely.
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
@@ -6,6 +7,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "runtime/process/descriptors/source.h"
@@ -22,7 +24,45 @@ timespec to_timespec(uint64_t ns) {
           .tv_nsec = static_cast<long>(ns % 1'000'000'000)};
 }
 
+Result<uint64_t> read_counter(int counter) {
+  pollfd ready{.fd = counter, .events = POLLIN, .revents = 0};
+  uint64_t value = 0;
+  // It must not block: somebody outside of the container may have it too.
+  if (::poll(&ready, 1, 0) != 1 || ::read(counter, &value, sizeof value) != sizeof value)
+    return fail("read the count of", "eventfd", EAGAIN, "somebody outside of the container changes it");
+  return value;
+}
+
+Result<void> add_to_counter(int counter, uint64_t value) {
+  if (::write(counter, &value, sizeof value) != sizeof value) return fail("put back the count of", "eventfd");
+  return {};
+}
+
+// A read(2) takes 1 from a semaphore and everything from another counter (eventfd(2)), which tells them
+// apart from 2 on. Nobody in the frozen container sees what happens between; who waits for the counter
+// looks again afterwards.
+Result<bool> is_semaphore(int counter, uint64_t count) {
+  const uint64_t raised = std::max<uint64_t>(count, 2);
+  if (raised != count) GODWIT_TRY(add_to_counter(counter, raised - count));
+  GODWIT_ASSIGN(const uint64_t taken, read_counter(counter));
+  const bool semaphore = taken == 1;
+  const uint64_t left = raised - taken;
+  if (left < count) GODWIT_TRY(add_to_counter(counter, count - left));
+  for (uint64_t excess = left; excess > count; --excess) GODWIT_TRY(read_counter(counter));
+  return semaphore;
+}
+
 }  // namespace
+
+Result<void> read_event_counter(int counter, const FdInfo& info, Moment moment, model::EventCounter& model) {
+  model.set_count(info.event_count);
+  bool semaphore = info.event_semaphore.value_or(false);
+  if (!info.event_semaphore && moment == Moment::kFrozen) {
+    GODWIT_ASSIGN(semaphore, is_semaphore(counter, info.event_count));
+  }
+  model.set_semaphore(semaphore);
+  return {};
+}
 
 Result<Fd> make_event_counter(const model::EventCounter& counter) {
   Fd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | (counter.semaphore() ? EFD_SEMAPHORE : 0)));

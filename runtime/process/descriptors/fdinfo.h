@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,7 +31,7 @@ struct FdInfo {
   int64_t position = 0;
   uint32_t flags = 0;  // of open(2), O_CLOEXEC included
   uint64_t event_count = 0;
-  bool event_semaphore = false;
+  std::optional<bool> event_semaphore;  // older kernels (6.1) do not tell
   uint64_t signal_mask = 0;
   int clock = 0;
   uint64_t ticks = 0;

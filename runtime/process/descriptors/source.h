@@ -23,6 +23,8 @@ Result<void> read_file(const ObjectFacts& facts, const FdInfo& info, const std::
 void read_device(const ObjectFacts& facts, model::DeviceNode& device);
 Result<void> read_pipe(int pipe, const ObjectFacts& facts, Moment moment, bool with_contents,
                        model::Pipe& model);
+// A kernel that does not tell EFD_SEMAPHORE is asked by reading from the frozen counter, which is put back.
+Result<void> read_event_counter(int counter, const FdInfo& info, Moment moment, model::EventCounter& model);
 void read_timer(const FdInfo& info, model::TimerDescriptor& timer);
 Result<void> read_tcp(int socket, const ObjectFacts& facts, Moment moment, model::TcpSocket& tcp);
 Result<void> read_udp(int socket, const ObjectFacts& facts, Moment moment, model::UdpSocket& udp);

@@ -66,7 +66,9 @@ TEST_F(FreezerTest, NothingRunsWhileFrozen) {
   ASSERT_TRUE(freezer) << freezer.error().to_string();
   ASSERT_TRUE(freezer->freeze());
   EXPECT_EQ(cpus_used(pid, 100), 0.0);
-  EXPECT_EQ(runc_.state("box").value(), ContainerState::kRunning);
+  // runc asks the freezer of the v1 hierarchy where there is one, and else the one that we use.
+  const bool only_v2 = ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
+  EXPECT_EQ(runc_.state("box").value(), only_v2 ? ContainerState::kPaused : ContainerState::kRunning);
   ASSERT_TRUE(freezer->freeze()) << "again is no error";
   ASSERT_TRUE(freezer->thaw());
   ASSERT_TRUE(freezer->thaw()) << "again is no error";

@@ -1,9 +1,11 @@
 #include "runtime/network/parking.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +14,7 @@
 #include <array>
 #include <numeric>
 
+#include "runtime/network/bpf.h"
 #include "runtime/network/namespace.h"
 #include "tests/integration/network/lab.h"
 
@@ -20,8 +23,13 @@ namespace {
 
 using Frames = std::vector<std::vector<std::byte>>;
 
-class Parking : public Lab {
+// Each test with each way of attaching programs that this kernel has.
+class Parking : public Lab, public ::testing::WithParamInterface<IngressMethod> {
  protected:
+  void SetUp() override {
+    if (GetParam() == IngressMethod::kTcx && !has_tcx()) GTEST_SKIP() << "this kernel has no tcx";
+    Lab::SetUp();
+  }
   // Times `work` inside a host and prints it.
   Result<void> timed(const char* what, const std::string& host, const std::function<Result<void>()>& work) {
     return on(host, [&]() -> Result<void> {
@@ -34,7 +42,7 @@ class Parking : public Lab {
   Result<std::unique_ptr<ParkingLot>> prepare(const std::string& host, const Attachment& attachment) {
     Result<std::unique_ptr<ParkingLot>> lot;
     GODWIT_TRY(timed("prepare", host, [&]() -> Result<void> {
-      lot = ParkingLot::prepare(attachment);
+      lot = ParkingLot::prepare(attachment, GetParam());
       return {};
     }));
     return lot;
@@ -59,7 +67,7 @@ class Parking : public Lab {
   }
 };
 
-TEST_F(Parking, EveryDatagramArrivesOnceAndInOrderAcrossAMove) {
+TEST_P(Parking, EveryDatagramArrivesOnceAndInOrderAcrossAMove) {
   const auto source = attach("a", false);
   const auto target = attach("b", true);
   ASSERT_OK(source);
@@ -101,7 +109,7 @@ TEST_F(Parking, EveryDatagramArrivesOnceAndInOrderAcrossAMove) {
   expect_all_in_order(numbers, sent);
 }
 
-TEST_F(Parking, UnparkPutsEverythingBackInOrder) {
+TEST_P(Parking, UnparkPutsEverythingBackInOrder) {
   const auto attachment = attach("a", false);
   ASSERT_OK(attachment);
   auto socket = receiver(attachment->network_namespace);
@@ -131,7 +139,7 @@ TEST_F(Parking, UnparkPutsEverythingBackInOrder) {
   EXPECT_GT((*lot)->statistics().parked, 500U);
 }
 
-TEST_F(Parking, DeliveryReachesAHeldContainerWithGoodChecksums) {
+TEST_P(Parking, DeliveryReachesAHeldContainerWithGoodChecksums) {
   const auto source = attach("a", false);
   const auto target = attach("b", true);
   ASSERT_OK(source);
@@ -162,29 +170,102 @@ TEST_F(Parking, DeliveryReachesAHeldContainerWithGoodChecksums) {
   for (size_t i = 1; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], numbers[i - 1] + 1);
 }
 
-TEST_F(Parking, DeathOfTheWorkerOpensTheWay) {
+// Parks in a child until it is killed.
+pid_t park_in_a_child(const std::function<Result<void>(const std::function<Result<void>()>&)>& in_host,
+                      const Attachment& attachment, IngressMethod method) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return -1;
+  const Fd hear(ends[0]);
+  Fd tell(ends[1]);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    (void)in_host([&]() -> Result<void> {
+      auto lot = ParkingLot::prepare(attachment, method);
+      if (!lot || !(*lot)->park()) ::_exit(1);
+      (void)!::write(tell.get(), "x", 1);
+      for (;;) ::pause();
+    });
+    ::_exit(2);
+  }
+  tell.reset();
+  char parked = 0;
+  if (::read(hear.get(), &parked, 1) == 1) return child;
+  ::waitpid(child, nullptr, 0);
+  return -1;
+}
+
+TEST_P(Parking, DeathOfTheWorkerOpensTheWay) {
   const auto attachment = attach("a", false);
   ASSERT_OK(attachment);
   auto socket = receiver(attachment->network_namespace);
   ASSERT_OK(socket);
-  const pid_t worker = ::fork();
-  if (worker == 0) {
-    (void)on("a", [&]() -> Result<void> {
-      auto lot = ParkingLot::prepare(*attachment);
-      if (!lot || !(*lot)->park()) ::_exit(1);
-      ::_exit(0);
-    });
-    ::_exit(2);
-  }
+  std::vector<uint32_t> numbers;
+  const auto stream = [&] {
+    NumberedStream sender(place("client"));
+    sleep_ms(100);
+    const uint32_t sent = sender.stop();
+    numbers.clear();
+    receive_numbers(*socket, 50, numbers);
+    return sent;
+  };
+  ASSERT_GT(stream(), 0U);
+  ASSERT_FALSE(numbers.empty());  // the client knows the hardware address from now on
+
+  const pid_t worker =
+      park_in_a_child([&](const auto& work) { return on("a", work); }, *attachment, GetParam());
+  ASSERT_GT(worker, 0);
+  EXPECT_GT(stream(), 0U);
+  EXPECT_TRUE(numbers.empty()) << "the way was open before the death";
+  ASSERT_EQ(::kill(worker, SIGKILL), 0);
   int status = 0;
   ASSERT_EQ(::waitpid(worker, &status, 0), worker);
-  ASSERT_EQ(status, 0);
-  NumberedStream stream(place("client"));
-  sleep_ms(100);
-  const uint32_t sent = stream.stop();
-  std::vector<uint32_t> numbers;
+  ASSERT_TRUE(WIFSIGNALED(status));
+  sleep_ms(50);  // a program array is emptied a moment after its last descriptor was closed
+  {
+    const uint32_t sent = stream();
+    expect_all_in_order(numbers, sent);
+  }
+
+  // What the dead worker left is in nobody's way.
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  ASSERT_OK(on("a", [&] { return (*lot)->park(); }));
+  EXPECT_GT(stream(), 0U);
+  EXPECT_TRUE(numbers.empty());
+  ASSERT_OK(on("a", [&] { return (*lot)->unpark({}); }));
+  lot->reset();
   receive_numbers(*socket, 50, numbers);
-  expect_all_in_order(numbers, sent);
+  {
+    const uint32_t sent = stream();
+    expect_all_in_order(numbers, sent);
+  }
+}
+
+// What tc(8) says of an interface's classic filters.
+std::string filters_of(const std::string& network_namespace, const std::string& interface) {
+  const std::string command =
+      fmt::format("nsenter --net={} tc filter show dev {} ingress", network_namespace, interface);
+  FILE* const output = ::popen(command.c_str(), "r");
+  std::string text;
+  std::array<char, 256> line{};
+  while (output != nullptr && std::fgets(line.data(), line.size(), output) != nullptr) text += line.data();
+  EXPECT_EQ(::pclose(output), 0) << command;
+  return text;
+}
+
+TEST_P(Parking, FiltersGoWithTheLot) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  const bool classic = GetParam() == IngressMethod::kClassic;
+  const auto show = [&] {
+    return std::array{filters_of(place("a"), attachment->host_interface),
+                      filters_of(attachment->network_namespace, attachment->container_interface)};
+  };
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  for (const std::string& text : show()) EXPECT_EQ(text.contains("godwit direct-action"), classic) << text;
+  lot->reset();
+  for (const std::string& text : show()) EXPECT_EQ(text, "");
 }
 
 struct TcpPair {
@@ -217,7 +298,7 @@ Result<TcpPair> connect_tcp(const std::string& server_namespace, const std::stri
   return pair;
 }
 
-TEST_F(Parking, ABulkTcpStreamLosesNothing) {
+TEST_P(Parking, ABulkTcpStreamLosesNothing) {
   const auto attachment = attach("a", false);
   ASSERT_OK(attachment);
   auto lot = prepare("a", *attachment);
@@ -271,6 +352,11 @@ TEST_F(Parking, ABulkTcpStreamLosesNothing) {
   EXPECT_EQ(counted.parked, counted.read);
   EXPECT_EQ(info.tcpi_backoff, 0U);
 }
+
+INSTANTIATE_TEST_SUITE_P(EachMethod, Parking, ::testing::Values(IngressMethod::kTcx, IngressMethod::kClassic),
+                         [](const auto& info) {
+                           return info.param == IngressMethod::kTcx ? "Tcx" : "Classic";
+                         });
 
 }  // namespace
 }  // namespace godwit::runtime

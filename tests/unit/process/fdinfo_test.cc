@@ -19,7 +19,7 @@ TEST(FdInfo, ReadsCountersAndSignals) {
       parse_fdinfo("eventfd-count:               1f\neventfd-semaphore: 1\nsigmask:\t0000000000000200\n");
   ASSERT_TRUE(info) << info.error().to_string();
   EXPECT_EQ(info->event_count, 0x1fU);
-  EXPECT_TRUE(info->event_semaphore);
+  EXPECT_EQ(info->event_semaphore, true);
   EXPECT_EQ(info->signal_mask, 0x200U);
 }
 
