@@ -16,6 +16,9 @@ const char* describe(RefusalReason reason) {
       return "the target has a connection for this stream already";
     case RefusalReason::kNoMemory:
       return "the target could not get memory for the buffers";
+    case RefusalReason::kLockedMemory:
+      return "the target may not lock enough memory: raise RLIMIT_MEMLOCK of its agent (LimitMEMLOCK= in its "
+             "unit, ulimit -l), or grant it CAP_IPC_LOCK";
     case RefusalReason::kInvalid:
       break;
   }

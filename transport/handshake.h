@@ -17,10 +17,11 @@ using LinkToken = std::array<std::byte, kTokenBytes>;
 
 enum class RefusalReason : uint64_t {
   kInvalid = 0,
-  kVersion = 1,      // the target speaks another version of the protocol
-  kOptions = 2,      // a size or a count is out of bounds, or differs from another stream's
-  kStreamTaken = 3,  // there is a connection for this stream already
-  kNoMemory = 4,     // the target could not get the buffers
+  kVersion = 1,       // the target speaks another version of the protocol
+  kOptions = 2,       // a size or a count is out of bounds, or differs from another stream's
+  kStreamTaken = 3,   // there is a connection for this stream already
+  kNoMemory = 4,      // the target could not get the buffers
+  kLockedMemory = 5,  // the target may not lock the buffers in memory (RDMA)
 };
 const char* describe(RefusalReason reason);
 
