@@ -16,9 +16,6 @@ namespace {
 
 constexpr const char* kClass = "/sys/class/infiniband/";
 constexpr const char* kManager = "/dev/infiniband/rdma_cm";
-constexpr const char* kRemedy =
-    "an adapter with RoCE or InfiniBand and its driver, or in software: modprobe rdma_rxe rdma_ucm; rdma "
-    "link add rxe0 type rxe netdev INTERFACE";
 
 std::string read_line(const std::string& path) {
   std::string text = read_file(path, 4096).value_or("");
@@ -67,7 +64,9 @@ std::vector<RdmaDevice> list_rdma_devices() {
 Result<void> probe_rdma() {
   if (const int code = prepare_for_fork(); code != 0) return fail("prepare RDMA for", "forks", code);
   const std::vector<RdmaDevice> devices = list_rdma_devices();
-  if (devices.empty()) return fail("use RDMA on", "this host", ENODEV, std::string("it needs ") + kRemedy);
+  if (devices.empty())
+    return fail("use RDMA on", "this host", ENODEV,
+                "it has no RDMA device; `godwit doctor` says how to get one");
   std::string names;
   bool usable = false;
   for (const RdmaDevice& device : devices) {

@@ -61,7 +61,7 @@ Result<std::unique_ptr<LinkSender>> Connector::connect() {
     rings.push_back(ring);
   }
   GODWIT_TRY(endpoint_->take_channel(std::move(channel_)));
-  return std::make_unique<RdmaSender>(std::move(endpoint_), std::move(rings));
+  return std::make_unique<RdmaSender>(std::move(endpoint_), rings);
 }
 
 int Connector::resolve_ms() const {

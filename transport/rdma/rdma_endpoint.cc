@@ -175,9 +175,11 @@ Error RdmaEndpoint::failure_of(const ibv_wc& completion) const {
     case IBV_WC_RNR_RETRY_EXC_ERR:
       return because(EPROTO, "it has no receive posted for a message that it must expect");
     case IBV_WC_REM_INV_REQ_ERR:
-    case IBV_WC_LOC_LEN_ERR:
-      return because(EPROTO, "a message of a form that is none of this protocol's");
+      return because(EPROTO, "it says that a message of ours is none of its protocol's");
     default:
+      // Our receives have no room for anything: one that fails here has got a message with a payload.
+      if (work_of(completion).kind == WorkKind::kReceive)
+        return because(EPROTO, "a message of a form that is none of this protocol's");
       return because(
           EIO, std::string("the adapter ") + device_ + " reports: " + ::ibv_wc_status_str(completion.status));
   }

@@ -15,7 +15,7 @@ std::string stream_name(uint32_t stream) {
 
 }  // namespace
 
-RdmaSender::RdmaSender(std::unique_ptr<RdmaEndpoint> endpoint, std::vector<RdmaWelcome> rings)
+RdmaSender::RdmaSender(std::unique_ptr<RdmaEndpoint> endpoint, const std::vector<RdmaWelcome>& rings)
     : endpoint_(std::move(endpoint)), name_("rdma+" + endpoint_->device()) {
   for (const RdmaWelcome& ring : rings) {
     Stream& stream = streams_.emplace_back();

@@ -15,7 +15,7 @@ namespace godwit::transport {
 class RdmaSender final : public LinkSender {
  public:
   // All streams are connected; `rings`: of the target, one a stream.
-  RdmaSender(std::unique_ptr<RdmaEndpoint> endpoint, std::vector<RdmaWelcome> rings);
+  RdmaSender(std::unique_ptr<RdmaEndpoint> endpoint, const std::vector<RdmaWelcome>& rings);
   RdmaSender(const RdmaSender&) = delete;
   RdmaSender& operator=(const RdmaSender&) = delete;
   ~RdmaSender() override;
