@@ -3,8 +3,8 @@
 // receiver's.
 //
 // The attributes, and why:
-//   acknowledgement timeout  4.096 us x 2^16 = 268 ms, 6 retries: a peer that does not answer ends the link
-//       after 1.9 s (an adapter may take up to four times as long). A lost packet in the middle of a message
+//   acknowledgement timeout  4.096 us x 2^17 = 537 ms, 6 retries: a peer that does not answer ends the link
+//       after 3.8 s (an adapter may take up to four times as long). A lost packet in the middle of a message
 //       is asked for at once; only the last one of a burst costs the timeout. Six, not seven, since soft-RoCE
 //       takes seven for "for ever", which the specification means for the next attribute only.
 //   receiver-not-ready       3 retries. It never happens (wire.h): a peer that is not ready is broken, and
@@ -32,7 +32,7 @@
 
 namespace godwit::transport {
 
-inline constexpr uint8_t kAckTimeout = 16;
+inline constexpr uint8_t kAckTimeout = 17;
 inline constexpr uint8_t kRetries = 6;
 inline constexpr uint8_t kReceiverNotReadyRetries = 3;
 // After so long without a completion an end asks by an empty write whether the other one lives.

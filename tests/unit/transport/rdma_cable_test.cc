@@ -54,9 +54,9 @@ TEST_F(RdmaCableTest, APulledCableEndsBothEnds) {
   ASSERT_FALSE(barrier);
   EXPECT_EQ(barrier.error().code, EHOSTUNREACH) << barrier.error().to_string();
   EXPECT_EQ(code, EHOSTUNREACH);
-  // Seven times the acknowledgement timeout, up to four times over by the adapter; and the probe's second.
-  EXPECT_LT(source_ns, 10'000'000'000);
-  EXPECT_LT(target_ns, 10'000'000'000);
+  // Seven times the acknowledgement timeout, and up to four times that by some adapters; the probe's second.
+  EXPECT_LT(source_ns, 17'000'000'000);
+  EXPECT_LT(target_ns, 17'000'000'000);
   std::printf("noticed by the source after %ld ms, by the target after %ld ms\n", source_ns / 1'000'000,
               target_ns / 1'000'000);
 }
