@@ -82,13 +82,15 @@ def measure(options, places, share, target_here, source_here):
                  perftest(source_device, options.mib, target))):
             listener = None
             if target_here:
-                listener = subprocess.Popen(at_target, stdout=subprocess.DEVNULL)
+                listener = subprocess.Popen(at_target, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             try:
                 if source_here:
                     output = run_source(at_source)
                     figures[name].append(float(output) if name == "link" else bandwidth(output))
-                if listener is not None and listener.wait(PATIENCE_S) != 0:
-                    raise RuntimeError(f"the target of {name} failed")
+                if listener is not None:
+                    output, _ = listener.communicate(timeout=PATIENCE_S)
+                    if listener.returncode != 0:
+                        raise RuntimeError(f"the target of {name} failed: {output}")
             finally:
                 if listener is not None and listener.poll() is None:
                     listener.kill()

@@ -1,5 +1,5 @@
 // PacketLoss: an interface drops what arrives, all of it or one packet in `one_in`, until this goes, however
-// it goes: an XDP program of five instructions, attached by a descriptor. netem(8) will not do: it tells a
+// it goes: a small XDP program, attached by a descriptor. netem(8) will not do: it tells a
 // sender on the same host that it has dropped the packet, which no network does.
 #pragma once
 
@@ -19,16 +19,19 @@ namespace godwit::transport::test {
 class PacketLoss {
  public:
   static Result<PacketLoss> start(const std::string& interface, int one_in) {
-    constexpr auto kRegister0 = BPF_REG_0;
-    const std::array<bpf_insn, 6> program{{
-        {.code = BPF_JMP | BPF_CALL, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = BPF_FUNC_get_prandom_u32},
-        {.code = BPF_ALU | BPF_MOD | BPF_K, .dst_reg = kRegister0, .src_reg = 0, .off = 0, .imm = one_in},
-        {.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = kRegister0, .src_reg = 0, .off = 1, .imm = 0},
-        {.code = BPF_ALU | BPF_MOV | BPF_K, .dst_reg = kRegister0, .src_reg = 0, .off = 0, .imm = 1},
-        {.code = BPF_ALU | BPF_ADD | BPF_K, .dst_reg = kRegister0, .src_reg = 0, .off = 0, .imm = XDP_DROP},
-        {.code = BPF_JMP | BPF_EXIT, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0},
+    const auto instruction = [](int code, int16_t offset, int32_t value) {
+      return bpf_insn{
+          .code = static_cast<uint8_t>(code), .dst_reg = 0, .src_reg = 0, .off = offset, .imm = value};
+    };
+    const std::array<bpf_insn, 7> program{{
+        instruction(BPF_JMP | BPF_CALL, 0, BPF_FUNC_get_prandom_u32),
+        instruction(BPF_ALU | BPF_MOD, 0, one_in),
+        instruction(BPF_JMP | BPF_JEQ, 2, 0),
+        instruction(BPF_ALU | BPF_MOV, 0, XDP_PASS),
+        instruction(BPF_JMP | BPF_EXIT, 0, 0),
+        instruction(BPF_ALU | BPF_MOV, 0, XDP_DROP),
+        instruction(BPF_JMP | BPF_EXIT, 0, 0),
     }};
-    static_assert(XDP_DROP + 1 == XDP_PASS);
     bpf_attr load;
     std::memset(&load, 0, sizeof load);
     load.prog_type = BPF_PROG_TYPE_XDP;
