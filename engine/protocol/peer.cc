@@ -91,6 +91,8 @@ Result<void> Peer::check() {
 Error Peer::prefer_its_words(Error error) {
   constexpr int64_t kPatienceNs = 300'000'000;
   constexpr int kMessagesMax = 4;  // what may lie before the Abort
+  // It does not answer on the link: all that it could say of that is that we have hung up.
+  if (error.code == EHOSTUNREACH) return error;
   ignore_interrupts();
   set_deadline_ns(monotonic_ns() + kPatienceNs);
   for (int i = 0; i < kMessagesMax; ++i) {

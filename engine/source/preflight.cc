@@ -3,15 +3,16 @@
 
 #include "engine/preflight_check.h"
 #include "engine/source/source_session.h"
+#include "transport/link_choice.h"
 
 namespace godwit::engine {
 
 Result<SourceSession::State> SourceSession::preflight() {
   const auto phase = timeline_.phase("preflight");
   GODWIT_TRY(faults_.at_step("source.preflight", deadline_ns_));
-  const std::string& transport = order_.goals().transport();
-  if (!transport.empty() && transport != "auto" && transport != "tcp")
-    return refuse("migrate by the transport", transport, "this build knows auto and tcp");
+  GODWIT_ASSIGN(const auto transport, transport::parse_transport(order_.goals().transport()));
+  if (transport == transport::TransportWish::kRdma)
+    GODWIT_TRY(transport::check_rdma({.address = {}, .rdma = order_.agent().rdma()}));
   const std::string& tracker = order_.goals().tracker();
   if (!tracker.empty() && tracker != "auto" && tracker != "uffd")
     return refuse("track memory by", tracker, "this build knows auto and uffd");

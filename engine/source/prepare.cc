@@ -6,7 +6,7 @@
 #include "engine/host_resources.h"
 #include "engine/source/source_session.h"
 #include "engine/version.h"
-#include "transport/tcp/tcp_link.h"
+#include "transport/link_choice.h"
 
 namespace godwit::engine {
 
@@ -69,16 +69,29 @@ Result<void> SourceSession::greet_target() {
 }
 
 Result<void> SourceSession::connect_link(const model::Welcome& welcome) {
-  GODWIT_ASSIGN(HostPort place, parse_host_port(order_.target()));
-  if (!welcome.link_address().empty()) place.host = welcome.link_address();
-  if (welcome.link_port() == 0 || welcome.link_port() > UINT16_MAX)
-    return refuse("connect the link to", target_->name(), "it named no valid port");
+  GODWIT_ASSIGN(const HostPort place, parse_host_port(order_.target()));
+  GODWIT_ASSIGN(const auto wish, transport::parse_transport(order_.goals().transport()));
+  std::vector<transport::LinkOffer> offers;
+  for (const model::LinkOffer& offer : welcome.links())
+    offers.push_back({.transport = offer.transport(),
+                      .address = offer.address(),
+                      .port = offer.port(),
+                      .token = offer.token(),
+                      .absent = offer.absent()});
   transport::LinkOptions options;
   options.streams = order_.goals().streams() == 0 ? default_streams() : order_.goals().streams();
   options.buffer_bytes = kBufferBytes;
-  GODWIT_ASSIGN(link_, transport::connect_tcp_link(place.host, static_cast<uint16_t>(welcome.link_port()),
-                                                   welcome.link_token(), options, deadline_ns_));
+  GODWIT_ASSIGN(
+      transport::ChosenLink chosen,
+      transport::connect_link(offers, wish, place.host, {.address = {}, .rdma = order_.agent().rdma()},
+                              options, deadline_ns_));
+  link_ = std::move(chosen.link);
+  link_why_ = std::move(chosen.why);
   link_->set_deadline_ns(deadline_ns_);
+  model::MigrationEvent event;
+  event.mutable_link()->set_transport(link_->name());
+  event.mutable_link()->set_why(link_why_);
+  report(std::move(event));
   return {};
 }
 

@@ -131,6 +131,7 @@ model::MigrationResult SourceSession::result() {
   if (link_) {
     result.set_bytes_sent(link_->counters().bytes);
     result.set_transport(link_->name());
+    result.set_transport_reason(link_why_);
   }
   const runtime::PageCounters& counters = pages_.counters();
   result.set_pages_sent(counters.pages_sent);

@@ -116,6 +116,7 @@ class SourceSession {
   ClockDifference clock_;
   Assistant assistant_;  // outlives the link
   std::unique_ptr<transport::LinkSender> link_;
+  std::string link_why_;  // it is of this kind
   std::unique_ptr<runtime::ParkingLot> parking_;
   std::optional<runtime::CpuThrottle> throttle_;
   std::optional<Journal> journal_;

@@ -31,6 +31,7 @@ Result<TargetSession::State> TargetSession::greet() {
   hello_ = std::move(*message.mutable_hello());
   auto welcome = check_hello();
   if (welcome) welcome = check_room();
+  if (welcome) welcome = listen_for_link();
   if (welcome) welcome = faults_.at_step("target.hello", deadline_ns_);
   if (!welcome) {
     ControlMessage refusal;
@@ -74,6 +75,17 @@ Result<void> TargetSession::check_room() const {
     return refuse("receive", hello_.container().id(),
                   "it has " + std::to_string(hello_.memory_bytes() >> 20) + " MiB in memory and host " +
                       order_.agent().name() + " has " + std::to_string(available >> 20) + " MiB free");
+  return {};
+}
+
+// Before anything is made: a transport that this host does not have is a refusal.
+Result<void> TargetSession::listen_for_link() {
+  GODWIT_ASSIGN(const HostPort listen, parse_host_port(order_.agent().listen_address()));
+  GODWIT_ASSIGN(const auto wish, transport::parse_transport(hello_.goals().transport()));
+  GODWIT_ASSIGN(
+      transport::LinkListener listener,
+      transport::LinkListener::listen({.address = listen.host, .rdma = order_.agent().rdma()}, wish));
+  listener_.emplace(std::move(listener));
   return {};
 }
 

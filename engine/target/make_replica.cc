@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "engine/clock_sync.h"
 #include "engine/target/target_session.h"
-#include "transport/tcp/tcp_link.h"
+#include "transport/link_choice.h"
 
 namespace godwit::engine {
 
@@ -19,14 +19,15 @@ namespace {
 // Time for the processes' clocks to go on from where they were at the source, if the hosts differ.
 constexpr const char* kBootIdPath = "/proc/sys/kernel/random/boot_id";
 
-// Waits for the first connection of the link, or for the end of the session, whichever comes first.
-Result<void> await_link(int listener, Peer& source) {
+// Waits for the link, or for the end of the session, whichever comes first.
+Result<std::unique_ptr<transport::LinkReceiver>> await_link(transport::LinkListener& listener, Peer& source) {
   constexpr int kLookMs = 100;
   for (;;) {
-    pollfd entries[] = {{.fd = listener, .events = POLLIN, .revents = 0},
+    GODWIT_ASSIGN(auto link, listener.try_accept());
+    if (link) return link;
+    pollfd entries[] = {{.fd = listener.fd(), .events = POLLIN, .revents = 0},
                         {.fd = source.socket(), .events = POLLIN, .revents = 0}};
     if (::poll(entries, 2, kLookMs) < 0 && errno != EINTR) return fail("wait for the link of", source.name());
-    if (entries[0].revents != 0) return {};
     GODWIT_TRY(source.check());
   }
 }
@@ -99,16 +100,22 @@ Result<void> TargetSession::enter_time_namespace() {
 }
 
 Result<void> TargetSession::accept_link() {
-  GODWIT_ASSIGN(const HostPort listen, parse_host_port(order_.agent().listen_address()));
-  GODWIT_ASSIGN(auto listener, transport::TcpLinkListener::listen(listen.host));
   ControlMessage message;
   model::Welcome& welcome = *message.mutable_welcome();
   welcome.set_target_name(order_.agent().name());
-  welcome.set_link_port(listener.port());
-  welcome.set_link_token(listener.token());
+  for (const transport::LinkOffer& offer : listener_->offers()) {
+    model::LinkOffer& link = *welcome.add_links();
+    link.set_transport(offer.transport);
+    link.set_address(offer.address);
+    link.set_port(offer.port);
+    link.set_token(offer.token);
+    link.set_absent(offer.absent);
+  }
   GODWIT_TRY(source_.send(message));
-  GODWIT_TRY(await_link(listener.fd(), source_));
-  GODWIT_ASSIGN(link_, listener.accept(deadline_ns_));
+  GODWIT_ASSIGN(link_, await_link(*listener_, source_));
+  if (const auto& failure = listener_->rdma_failure())
+    spdlog::warn("{}: its link goes by {}: {}", hello_.container().id(), link_->name(), failure->to_string());
+  listener_.reset();
   link_->set_deadline_ns(deadline_ns_);
   if (hello_.goals().verify()) digest_.emplace(sink_);
   writers_ = std::make_unique<PageWriters>(*link_, sink_);

@@ -33,6 +33,7 @@
 #include "runtime/network/parking.h"
 #include "runtime/process/replica.h"
 #include "transport/link.h"
+#include "transport/link_choice.h"
 
 namespace godwit::engine {
 
@@ -54,6 +55,7 @@ class TargetSession {
   Result<State> greet();
   Result<void> check_hello() const;
   Result<void> check_room() const;
+  Result<void> listen_for_link();
   // make_replica.cc
   Result<State> prepare();
   Result<void> make_container();
@@ -97,6 +99,7 @@ class TargetSession {
   std::unique_ptr<runtime::Replica> replica_;
   std::unique_ptr<runtime::FrameDelivery> delivery_;
   std::optional<runtime::Announcer> announcer_;
+  std::optional<transport::LinkListener> listener_;  // until the link is there
   std::unique_ptr<transport::LinkReceiver> link_;
   runtime::PageSink sink_;
   std::unique_ptr<PageWriters> writers_;

@@ -189,12 +189,6 @@ bool has_capability(unsigned number) {
   return (data[number / 32].effective >> (number % 32) & 1U) != 0;
 }
 
-bool has_entry_in(const std::string& directory) {
-  std::error_code error;
-  const std::filesystem::directory_iterator entries(directory, error);
-  return !error && entries != std::filesystem::directory_iterator();
-}
-
 // Makes a bridge in a network namespace of the child's own.
 bool has_bridge() {
   return in_child([] {
@@ -243,8 +237,6 @@ std::vector<Feature> probe_features() {
        "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE"},
       {"CAP_CHECKPOINT_RESTORE", has_capability(CAP_CHECKPOINT_RESTORE), true, "rebuilding processes",
        "run as root"},
-      {"RDMA device", has_entry_in("/sys/class/infiniband"), false, "sending pages without the processor",
-       "an RDMA adapter, or a soft one: rdma link add rxe0 type rxe netdev DEVICE; TCP serves otherwise"},
       {"tap devices", has_tap(), true, "parking packets during the cutover", "modprobe tun"},
       {"bridge", has_bridge(), false, "container networks by CNI's bridge plugin", "modprobe bridge"},
   };

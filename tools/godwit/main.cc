@@ -199,8 +199,9 @@ void declare_migrate(CLI::App& app, Action& action) {
       ->check(CLI::Range(1, 16));
   command
       ->add_option_function<std::string>(
-          "--transport", [goals](const std::string& name) { goals->set_transport(name); }, "auto or tcp")
-      ->check(CLI::IsMember({"auto", "tcp"}));
+          "--transport", [goals](const std::string& name) { goals->set_transport(name); },
+          "auto (RDMA where both hosts have it, else TCP), tcp or rdma")
+      ->check(CLI::IsMember({"auto", "tcp", "rdma"}));
   command
       ->add_option_function<std::string>(
           "--tracker", [goals](const std::string& name) { goals->set_tracker(name); },

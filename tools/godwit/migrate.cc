@@ -52,7 +52,7 @@ class CancelOnInterrupt {
 };
 
 void show(const MigrationEvent& event, bool json) {
-  if (!event.has_state() && !event.has_round()) return;
+  if (!event.has_state() && !event.has_round() && !event.has_link()) return;
   if (json)
     std::cout << dump(json_of(event)) << std::endl;
   else if (stdout_is_terminal())

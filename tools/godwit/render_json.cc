@@ -90,6 +90,7 @@ ordered_json json_of(const engine::model::MigrationResult& result) {
           {"throughput_bytes_per_second", result.throughput_bytes_per_second()},
           {"dirty_bytes_per_second", result.dirty_bytes_per_second()},
           {"transport", result.transport()},
+          {"transport_reason", result.transport_reason()},
           {"tracker", result.tracker()},
           {"verified", result.verified()},
           {"parked_frames", result.parked_frames()},
@@ -102,6 +103,7 @@ ordered_json json_of(const engine::model::MigrationEvent& event) {
   ordered_json json = {{"at_us", event.at_us()}};
   if (event.has_state())
     json["state"] = {{"state", event.state().state()}, {"detail", event.state().detail()}};
+  if (event.has_link()) json["link"] = {{"transport", event.link().transport()}, {"why", event.link().why()}};
   if (event.has_round()) {
     const engine::model::RoundDone& round = event.round();
     json["round"] = {{"round", round.round()},

@@ -60,6 +60,8 @@ std::string progress_of(const engine::model::MigrationEvent& event) {
   if (event.has_state())
     return printable(fmt::format("{}{}{}", event.state().state(), event.state().detail().empty() ? "" : ": ",
                                  event.state().detail()));
+  if (event.has_link())
+    return printable(fmt::format("link: {}, since {}", event.link().transport(), event.link().why()));
   const engine::model::RoundDone& round = event.round();
   std::string line = fmt::format(
       "round {}: {} of {} pages, {} in {}, {}; dirty {}", round.round(), round.pages_sent(),
@@ -74,13 +76,14 @@ std::string summary_of(const MigrationResult& result) {
   return fmt::format(
       "{}: moved in {}, {} rounds, downtime {}\n"
       "  memory {}, sent {} ({} pages, {} zero, {} unchanged){}\n"
-      "  round 0 at {}, dirtied {} at last; transport {}, tracker {}, {} frames parked\n",
+      "  round 0 at {}, dirtied {} at last; tracker {}, {} frames parked\n"
+      "  transport {}, since {}\n",
       printable(result.id()), format_duration_us(result.total_us()), result.rounds(),
       format_duration_us(result.downtime_us()), format_bytes(result.memory_bytes()),
       format_bytes(result.bytes_sent()), result.pages_sent(), result.pages_zero(), result.pages_unchanged(),
       result.verified() ? ", verified" : "", format_rate(result.throughput_bytes_per_second()),
-      format_rate(result.dirty_bytes_per_second()), printable(result.transport()),
-      printable(result.tracker()), result.parked_frames());
+      format_rate(result.dirty_bytes_per_second()), printable(result.tracker()), result.parked_frames(),
+      printable(result.transport()), printable(result.transport_reason()));
 }
 
 namespace {

@@ -83,6 +83,7 @@ engine::model::AgentSettings Agent::settings() const {
   settings.set_cni_plugins(options_.cni_plugins);
   settings.set_listen_address(options_.listen);
   settings.set_fault(options_.fault);
+  settings.set_rdma(options_.rdma);
   return settings;
 }
 

@@ -30,6 +30,7 @@ struct AgentOptions {
   std::string listen;  // ADDR:PORT
   std::string bridge;
   std::string cni_plugins;
+  std::string rdma;   // engine/protocol/worker.proto
   std::string fault;  // tests only: engine/fault.h
 };
 

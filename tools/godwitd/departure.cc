@@ -47,8 +47,8 @@ Answer<MigrationGoals> complete_goals(MigrationGoals goals) {
                    "it exceeds the deadline");
   if (goals.streams() > kStreamsMax)
     return invalid("accept the number of streams", std::to_string(goals.streams()), "16 is the most");
-  if (goals.transport() != "auto" && goals.transport() != "tcp")
-    return invalid("accept the transport", goals.transport(), "it must be auto or tcp");
+  if (goals.transport() != "auto" && goals.transport() != "tcp" && goals.transport() != "rdma")
+    return invalid("accept the transport", goals.transport(), "it must be auto, tcp or rdma");
   if (goals.tracker() != "auto" && goals.tracker() != "uffd")
     return invalid("accept the tracker", goals.tracker(), "it must be auto or uffd");
   return goals;

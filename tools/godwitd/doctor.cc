@@ -1,7 +1,10 @@
 #include "tools/godwitd/doctor.h"
 
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <net/if.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -15,6 +18,7 @@
 #include "runtime/kernel/features.h"
 #include "runtime/network/ingress_filter.h"
 #include "tools/common/units.h"
+#include "transport/rdma/device.h"
 
 namespace godwit::tools {
 
@@ -22,6 +26,9 @@ using api::v1::DoctorResponse;
 using api::v1::Finding;
 
 namespace {
+
+// Of a link with four streams, and what goes with it.
+constexpr rlim_t kLinkMemory = rlim_t{64} << 20;
 
 struct Want {
   const char* name;
@@ -86,6 +93,39 @@ void examine_programs(DoctorResponse& response, const std::string& cni_plugins) 
       missing.empty() ? cni_plugins : fmt::format("missing in {}: {}", cni_plugins, missing));
 }
 
+// "rxe0 (Ethernet, on eth0), mlx5_0 (InfiniBand, down)".
+std::string describe_devices(const std::vector<transport::RdmaDevice>& devices) {
+  std::string text;
+  for (const transport::RdmaDevice& device : devices)
+    text += fmt::format("{}{} ({}{}{})", text.empty() ? "" : ", ", device.name, device.link_layer,
+                        device.interface.empty() ? "" : ", on " + device.interface,
+                        device.usable   ? ""
+                        : device.active ? ", without WRITE WITH IMMEDIATE"
+                                        : ", down");
+  return text;
+}
+
+void examine_rdma(DoctorResponse& response) {
+  const std::vector<transport::RdmaDevice> devices = transport::list_rdma_devices();
+  const auto usable = transport::probe_rdma();
+  const std::string missing = usable ? "" : usable.error().to_string();
+  const char* const how = devices.empty()
+                              ? "an adapter with RoCE or InfiniBand and its driver; or in software, on any "
+                                "interface of the initial network namespace: modprobe rdma_rxe; modprobe "
+                                "rdma_ucm; rdma link add rxe0 type rxe netdev INTERFACE"
+                              : missing.c_str();
+  add(response, {"RDMA", "pages without the processor's help (--transport rdma)", how, false},
+      usable.has_value(), describe_devices(devices));
+  rlimit limit{};
+  ::getrlimit(RLIMIT_MEMLOCK, &limit);
+  // Capabilities are the agent's own: it runs as root, but perhaps not with all of them.
+  const bool may_lock = limit.rlim_cur >= kLinkMemory || ::prctl(PR_CAPBSET_READ, CAP_IPC_LOCK) == 1;
+  add(response,
+      {"lockable memory", "the buffers of an RDMA link",
+       "ulimit -l unlimited, or LimitMEMLOCK=infinity in the agent's unit", false},
+      may_lock, limit.rlim_cur == RLIM_INFINITY ? "unlimited" : format_bytes(limit.rlim_cur));
+}
+
 void examine_host_state(DoctorResponse& response, const std::string& bridge) {
   utsname system{};
   ::uname(&system);
@@ -127,6 +167,7 @@ DoctorResponse examine_host(const std::string& name, const std::string& cni_plug
   examine_host_state(response, bridge);
   examine_programs(response, cni_plugins);
   examine_packet_filters(response);
+  examine_rdma(response);
   for (const runtime::Feature& feature : runtime::probe_features())
     add(response,
         {feature.name.c_str(), feature.needed_for.c_str(), feature.remedy.c_str(), feature.required},

@@ -84,6 +84,10 @@ void declare_options(CLI::App& app, CommandLine& line) {
       ->default_val("godwit0");
   app.add_option("--cni-plugins", line.agent.cni_plugins, "directory of the CNI plugins")
       ->default_val("/usr/lib/cni");
+  app.add_option("--rdma", line.agent.rdma,
+                 "the RDMA device for migrations: auto (the one that --listen's address, or the way to the\n"
+                 "other host, belongs to), off, a device's name, or an address of its interface")
+      ->default_val("auto");
   app.add_option("--log-level", line.log_level, "trace, debug, info, warn, error, off")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str();

@@ -1,6 +1,4 @@
-// Arena: the memory of the buffers at one end of a link: populated at once, so that no page fault happens in
-// the frozen path, and not inherited by fork(2), because the kernel's hold on registered pages makes a fork
-// copy them.
+// Arena: the buffers at one end of a TCP link (transport/buffer_memory.h).
 //
 // One region for each stream: a control page, then the buffers. Each buffer begins on a page boundary and has
 // a page of headroom before it; its frame header lies at the end of the headroom, directly before the
@@ -13,6 +11,7 @@
 #include <utility>
 
 #include "base/result.h"
+#include "transport/buffer_memory.h"
 #include "transport/link.h"
 #include "transport/tcp/frame.h"
 
@@ -22,14 +21,9 @@ class Arena {
  public:
   // `options` have passed check_options().
   static Result<Arena> create(const LinkOptions& options);
-  Arena(Arena&& other) noexcept : options_(other.options_), memory_(std::exchange(other.memory_, {})) {}
-  Arena& operator=(Arena&&) = delete;
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-  ~Arena();
 
   [[nodiscard]] const LinkOptions& options() const { return options_; }
-  [[nodiscard]] std::span<std::byte> all() const { return memory_; }
+  [[nodiscard]] std::span<std::byte> all() const { return memory_.all(); }
   // Everything of one stream.
   [[nodiscard]] std::span<std::byte> region(uint32_t stream) const;
   // A page for frames without payload.
@@ -40,10 +34,10 @@ class Arena {
   [[nodiscard]] std::span<std::byte> frame(uint32_t stream, uint32_t index, uint32_t size) const;
 
  private:
-  Arena(const LinkOptions& options, std::span<std::byte> memory) : options_(options), memory_(memory) {}
+  Arena(const LinkOptions& options, BufferMemory memory) : options_(options), memory_(std::move(memory)) {}
 
   LinkOptions options_;
-  std::span<std::byte> memory_;
+  BufferMemory memory_;
 };
 
 }  // namespace godwit::transport

@@ -19,29 +19,7 @@ std::unexpected<Error> malformed(const char* peer, std::string why) {
   return fail("read a frame from", peer, EPROTO, std::move(why));
 }
 
-bool all_equal(const LinkToken& left, const LinkToken& right) {
-  std::byte difference{0};
-  for (size_t i = 0; i < left.size(); ++i) difference |= left[i] ^ right[i];
-  return difference == std::byte{0};
-}
-
 }  // namespace
-
-const char* describe(RefusalReason reason) {
-  switch (reason) {
-    case RefusalReason::kVersion:
-      return "the target speaks another version of the link protocol";
-    case RefusalReason::kOptions:
-      return "the target does not accept these counts or sizes of buffers";
-    case RefusalReason::kStreamTaken:
-      return "the target has a connection for this stream already";
-    case RefusalReason::kNoMemory:
-      return "the target could not get memory for the buffers";
-    case RefusalReason::kInvalid:
-      break;
-  }
-  return "the target gave no valid reason";
-}
 
 void write_frame(FrameBytes into, FrameType type, uint32_t size, uint64_t number) {
   FrameHeader header{.type = type, .size = size, .number = number};
@@ -77,7 +55,7 @@ std::optional<Hello> read_hello(ConstHelloBytes bytes, const LinkToken& token) {
   Hello hello;
   std::memcpy(&hello, bytes.data(), sizeof hello);
   if (hello.magic != Hello::kMagic || hello.checksum != checksum_of(hello)) return std::nullopt;
-  if (!all_equal(hello.token, token)) return std::nullopt;
+  if (!are_equal(hello.token, token)) return std::nullopt;
   return hello;
 }
 

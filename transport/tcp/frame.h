@@ -30,14 +30,13 @@
 #include <span>
 
 #include "base/result.h"
+#include "transport/handshake.h"
 #include "transport/link.h"
 #include "transport/link_options.h"
 
 namespace godwit::transport {
 
 inline constexpr uint16_t kProtocolVersion = 1;
-inline constexpr size_t kTokenBytes = 16;
-using LinkToken = std::array<std::byte, kTokenBytes>;
 
 enum class FrameType : uint32_t {
   kInvalid = 0,
@@ -47,15 +46,6 @@ enum class FrameType : uint32_t {
   kWelcome = 4,  // number: kProtocolVersion
   kRefused = 5,  // number: a RefusalReason
 };
-
-enum class RefusalReason : uint64_t {
-  kInvalid = 0,
-  kVersion = 1,      // the target speaks another version of the protocol
-  kOptions = 2,      // a size or a count is out of bounds, or differs from another stream's
-  kStreamTaken = 3,  // there is a connection for this stream already
-  kNoMemory = 4,     // the target could not get the buffers
-};
-const char* describe(RefusalReason reason);
 
 struct FrameHeader {
   static constexpr uint32_t kMagic = 0x4c574447;  // "GDWL"

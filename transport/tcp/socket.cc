@@ -1,33 +1,17 @@
 #include "transport/tcp/socket.h"
 
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <algorithm>
-#include <memory>
-
-#include "base/clock.h"
+#include "transport/address.h"
 
 namespace godwit::transport {
 namespace {
 
 constexpr int kBacklog = 64;
-
-using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
-
-Result<AddressList> parse_address(const std::string& address, uint16_t port) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE;
-  addrinfo* found = nullptr;
-  const int status = ::getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (status != 0) return refuse("read the address", address, ::gai_strerror(status));
-  return AddressList(found, ::freeaddrinfo);
-}
 
 Result<void> set_option(int socket, int level, int option, int value, const char* name) {
   if (::setsockopt(socket, level, option, &value, sizeof value) != 0)
@@ -48,16 +32,6 @@ Result<void> finish_connect(int socket, const std::string& name, int64_t deadlin
 
 }  // namespace
 
-bool has_passed(int64_t deadline_ns) {
-  return deadline_ns != 0 && monotonic_ns() >= deadline_ns;
-}
-
-int left_ms(int64_t deadline_ns) {
-  if (deadline_ns == 0) return -1;
-  const int64_t left = (deadline_ns - monotonic_ns() + 999'999) / 1'000'000;
-  return static_cast<int>(std::clamp<int64_t>(left, 0, 3'600'000));
-}
-
 Result<void> wait_for(int fd, short events, int64_t deadline_ns) {
   for (;;) {
     pollfd entry{.fd = fd, .events = events, .revents = 0};
@@ -69,12 +43,12 @@ Result<void> wait_for(int fd, short events, int64_t deadline_ns) {
 }
 
 Result<Fd> listen_tcp(const std::string& address, uint16_t port) {
-  GODWIT_ASSIGN(const AddressList place, parse_address(address, port));
+  GODWIT_ASSIGN(const SocketAddress place, parse_address(address, port));
   const std::string name = address + " port " + std::to_string(port);
-  Fd socket(::socket(place->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  Fd socket(::socket(place.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return fail("make a socket for", name);
   GODWIT_TRY(set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR"));
-  if (::bind(socket.get(), place->ai_addr, place->ai_addrlen) != 0) return fail("bind", name);
+  if (::bind(socket.get(), place.get(), place.size) != 0) return fail("bind", name);
   if (::listen(socket.get(), kBacklog) != 0) return fail("listen on", name);
   return socket;
 }
@@ -89,12 +63,12 @@ Result<uint16_t> local_port(int socket) {
 }
 
 Result<Fd> connect_tcp(const std::string& address, uint16_t port, int64_t deadline_ns) {
-  GODWIT_ASSIGN(const AddressList place, parse_address(address, port));
+  GODWIT_ASSIGN(const SocketAddress place, parse_address(address, port));
   const std::string name = address + " port " + std::to_string(port);
-  Fd socket(::socket(place->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  Fd socket(::socket(place.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return fail("make a socket for", name);
   GODWIT_TRY(tune_stream(socket.get()));
-  if (::connect(socket.get(), place->ai_addr, place->ai_addrlen) != 0) {
+  if (::connect(socket.get(), place.get(), place.size) != 0) {
     if (errno != EINPROGRESS) return fail("connect to", name);
     GODWIT_TRY(finish_connect(socket.get(), name, deadline_ns));
   }

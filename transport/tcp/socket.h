@@ -11,16 +11,13 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "transport/deadline.h"
 
 namespace godwit::transport {
 
 // Unacknowledged data, or no answer to keepalive probes, for this long ends a connection (tcp(7)
 // TCP_USER_TIMEOUT). The kernel counts a peer that lets its window stay shut for this long as silent, too.
 inline constexpr int kSilenceMsMax = 5000;
-
-[[nodiscard]] bool has_passed(int64_t deadline_ns);
-// For poll(2) and epoll_wait(2): -1 for no deadline, rounded up otherwise.
-[[nodiscard]] int left_ms(int64_t deadline_ns);
 
 // Waits for poll(2) events. ETIMEDOUT at the deadline; signals do not end the wait.
 Result<void> wait_for(int fd, short events, int64_t deadline_ns);

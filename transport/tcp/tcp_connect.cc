@@ -1,5 +1,3 @@
-#include <cstring>
-
 #include "transport/tcp/frame.h"
 #include "transport/tcp/socket.h"
 #include "transport/tcp/tcp_link.h"
@@ -32,10 +30,7 @@ Result<std::unique_ptr<LinkSender>> connect_tcp_link(const std::string& address,
                                                      std::string_view token, const LinkOptions& options,
                                                      int64_t deadline_ns, TcpIo io) {
   GODWIT_TRY(check_options(options));
-  LinkToken link_token;
-  if (token.size() != link_token.size())
-    return fail("join", kPeer, EINVAL, "its token has " + std::to_string(token.size()) + " bytes, not 16");
-  std::memcpy(link_token.data(), token.data(), token.size());
+  GODWIT_ASSIGN(const LinkToken link_token, parse_token(token, kPeer));
   GODWIT_ASSIGN(Arena arena, Arena::create(options));
   std::vector<Fd> sockets;
   for (uint16_t i = 0; i < options.streams; ++i) {

@@ -40,9 +40,16 @@ enum class TcpIo : uint8_t {
 // Nothing if this process may use io_uring; else why not, and what to set. For doctors and for kIoUring.
 Result<void> probe_io_uring();
 
+class TcpHandshake;
+
 // The target's end of a link that does not exist yet. Threads: one.
 class TcpLinkListener {
  public:
+  TcpLinkListener(TcpLinkListener&& other) noexcept;
+  TcpLinkListener& operator=(TcpLinkListener&&) = delete;
+  TcpLinkListener(const TcpLinkListener&) = delete;
+  TcpLinkListener& operator=(const TcpLinkListener&) = delete;
+  ~TcpLinkListener();
   // `address` is a numeric IPv4 or IPv6 address of this host; port 0 lets the kernel choose.
   static Result<TcpLinkListener> listen(const std::string& address, uint16_t port = 0,
                                         TcpIo io = TcpIo::kAuto);
@@ -50,21 +57,25 @@ class TcpLinkListener {
   [[nodiscard]] uint16_t port() const { return port_; }
   // 16 random bytes, which the source needs; keep them from others.
   [[nodiscard]] const std::string& token() const { return token_; }
-  // The listening socket, for poll(2).
-  [[nodiscard]] int fd() const { return socket_.get(); }
+  // For poll(2): readable when try_accept() has something to do.
+  [[nodiscard]] int fd() const;
+  // The link, once all streams of one source are connected; null before. Does not wait. To be called when
+  // fd() is readable, and a few times a second, since that is when slow strangers are dropped.
+  Result<std::unique_ptr<LinkReceiver>> try_accept();
   // Waits until all streams of one source are connected. Connections that do not say the token, say it slowly
   // or ask for the impossible are dropped and do not matter. Options are the source's, within the bounds of
   // link.h.
   Result<std::unique_ptr<LinkReceiver>> accept(int64_t deadline_ns);
 
  private:
-  TcpLinkListener(Fd socket, uint16_t port, std::string token, TcpIo io)
-      : socket_(std::move(socket)), port_(port), token_(std::move(token)), io_(io) {}
+  TcpLinkListener(Fd socket, uint16_t port, std::string token, TcpIo io,
+                  std::unique_ptr<TcpHandshake> handshake);
 
   Fd socket_;
   uint16_t port_;
   std::string token_;
   TcpIo io_;
+  std::unique_ptr<TcpHandshake> handshake_;
 };
 
 // Returns when the target has accepted every stream. EINVAL for options or a token that cannot be;

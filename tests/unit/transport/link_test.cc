@@ -1,4 +1,5 @@
-// What transport/link.h promises, kept by every kind of link.
+// What transport/link.h promises, kept by every kind of link that the executable names (link_kinds.cc,
+// rdma_kinds.cc).
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -6,38 +7,9 @@
 #include <thread>
 #include <vector>
 
-#include "tests/unit/transport/links.h"
+#include "tests/unit/transport/link_test.h"
 
 namespace godwit::transport::test {
-namespace {
-
-class LinkTest : public testing::TestWithParam<Kind> {
- protected:
-  void SetUp() override {
-    if (const auto possible = probe(GetParam()); !possible) GTEST_SKIP() << possible.error().to_string();
-  }
-
-  void connect(const LinkOptions& options) {
-    auto ends = connect_ends(GetParam(), options);
-    ASSERT_TRUE(ends) << ends.error().to_string();
-    sender = std::move(ends->sender);
-    receiver = std::move(ends->receiver);
-  }
-
-  // The next batch, which must come.
-  LinkReceiver::Batch take() {
-    auto batch = receiver->receive();
-    EXPECT_TRUE(batch) << batch.error().to_string();
-    if (!batch || !batch->has_value()) {
-      ADD_FAILURE() << "no batch";
-      return {};
-    }
-    return **batch;
-  }
-
-  std::unique_ptr<LinkSender> sender;
-  std::unique_ptr<LinkReceiver> receiver;
-};
 
 TEST_P(LinkTest, KeepsOrderAndContentsOfEachStreamAndCloses) {
   const LinkOptions options{.streams = 3, .buffer_bytes = 300'000, .buffers_per_stream = 4};
@@ -193,6 +165,8 @@ TEST_P(LinkTest, OptionsOutOfBoundsAreRefused) {
         LinkOptions{.streams = 16, .buffer_bytes = kBufferBytesMax, .buffers_per_stream = 64}}) {
     if (GetParam() == Kind::kFake) {
       EXPECT_EQ(make_fake_link(options).error().code, EINVAL);
+    } else if (GetParam() == Kind::kRdma) {
+      EXPECT_EQ(connect_rdma_link("127.0.0.1", 1, std::string(16, 'x'), options, 0).error().code, EINVAL);
     } else {
       EXPECT_EQ(connect_tcp_link("127.0.0.1", 1, std::string(16, 'x'), options, 0).error().code, EINVAL);
     }
@@ -227,9 +201,4 @@ TEST_P(LinkTest, AReceiverThatGoesEndsTheSendersBarrier) {
   EXPECT_EQ(sender->acquire(0).error().code, barrier.error().code);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest,
-                         testing::Values(Kind::kFake, Kind::kIoUring, Kind::kIoUringZeroCopy, Kind::kSockets),
-                         [](const auto& info) { return name_of(info.param); });
-
-}  // namespace
 }  // namespace godwit::transport::test

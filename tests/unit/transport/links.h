@@ -8,11 +8,13 @@
 
 #include "base/clock.h"
 #include "transport/fake/fake_link.h"
+#include "transport/rdma/device.h"
+#include "transport/rdma/rdma_link.h"
 #include "transport/tcp/tcp_link.h"
 
 namespace godwit::transport::test {
 
-enum class Kind : uint8_t { kFake, kIoUring, kIoUringZeroCopy, kSockets };
+enum class Kind : uint8_t { kFake, kIoUring, kIoUringZeroCopy, kSockets, kRdma };
 
 struct Ends {
   std::unique_ptr<LinkSender> sender;
@@ -35,12 +37,13 @@ inline TcpIo io_of(Kind kind) {
 }
 
 inline std::string name_of(Kind kind) {
-  constexpr const char* kNames[] = {"Fake", "IoUring", "IoUringZeroCopy", "Sockets"};
+  constexpr const char* kNames[] = {"Fake", "IoUring", "IoUringZeroCopy", "Sockets", "Rdma"};
   return kNames[static_cast<size_t>(kind)];
 }
 
 // Whether this host has what the kind needs.
 inline Result<void> probe(Kind kind) {
+  if (kind == Kind::kRdma) return probe_rdma();
   return io_of(kind) == TcpIo::kSockets ? Result<void>{} : probe_io_uring();
 }
 
@@ -57,12 +60,46 @@ inline Result<Ends> connect_tcp_ends(TcpIo io, const LinkOptions& options) {
   return ends;
 }
 
+// Where the two ends of an RDMA link are: on two devices if this host has so many, so that packets travel.
+struct RdmaPlaces {
+  std::string target;
+  std::string source;
+};
+
+inline Result<RdmaPlaces> find_rdma_places() {
+  RdmaPlaces places;
+  for (const RdmaDevice& device : list_rdma_devices()) {
+    if (!device.usable) continue;
+    GODWIT_ASSIGN(std::string address, address_of_device(device.name));
+    if (places.target.empty()) places.target = address;
+    places.source = address;
+  }
+  if (places.target.empty()) return fail("find", "a usable RDMA device", ENODEV);
+  return places;
+}
+
+inline Result<Ends> connect_rdma_ends(const LinkOptions& options) {
+  GODWIT_ASSIGN(const RdmaPlaces places, find_rdma_places());
+  GODWIT_ASSIGN(RdmaLinkListener listener, RdmaLinkListener::listen(places.target));
+  Result<std::unique_ptr<LinkReceiver>> accepted;
+  std::thread target([&] { accepted = listener.accept(in_seconds(10)); });
+  auto connected = connect_rdma_link(places.target, listener.port(), listener.token(), options,
+                                     in_seconds(10), places.source);
+  target.join();
+  Ends ends;
+  GODWIT_ASSIGN(ends.sender, std::move(connected));
+  GODWIT_ASSIGN(ends.receiver, std::move(accepted));
+  return ends;
+}
+
 // Both ends have a deadline, so that a test that would hang fails.
 inline Result<Ends> connect_ends(Kind kind, const LinkOptions& options) {
   Ends ends;
   if (kind == Kind::kFake) {
     GODWIT_ASSIGN(FakeLink link, make_fake_link(options));
     ends = {.sender = std::move(link.sender), .receiver = std::move(link.receiver)};
+  } else if (kind == Kind::kRdma) {
+    GODWIT_ASSIGN(ends, connect_rdma_ends(options));
   } else {
     GODWIT_ASSIGN(ends, connect_tcp_ends(io_of(kind), options));
   }
