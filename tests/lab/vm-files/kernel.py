@@ -30,6 +30,10 @@ class LabError(Exception):
     """The lab itself failed, not what runs in it; one line."""
 
 
+class NotBooted(LabError):
+    """A guest ended before its command began."""
+
+
 def cache_folder():
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(os.environ.get("GODWIT_LAB_CACHE") or pathlib.Path(home) / "godwit-lab")

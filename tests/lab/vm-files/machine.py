@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 
-from kernel import FILES, LabError
+from kernel import FILES, LabError, NotBooted
 
 QEMU = "qemu-system-x86_64"
 ACCELERATION = {"kvm": ("-accel", "kvm", "-cpu", "host"),
@@ -93,10 +93,11 @@ class Guest:
             return int((self.folder / f"status.{self.name}").read_text())
         except (OSError, ValueError):
             self.add_console(b"\n")
-            if complaint:
-                raise LabError(f"guest {self.name}: {complaint.splitlines()[-1]}") from None
-            raise LabError(f"guest {self.name} ended without a word; the last lines of its console:"
-                           + self.last_words()) from None
+            how = complaint.splitlines()[-1] if complaint else (
+                f"ended without a word; the last lines of its console:{self.last_words()}")
+            refused = self.process.returncode == 1  # by QEMU, before it began: options, or no KVM
+            kind = LabError if refused or (self.folder / f"began.{self.name}").exists() else NotBooted
+            raise kind(f"guest {self.name}: {how}") from None
 
     def kill(self):
         if self.process and self.process.poll() is None:
