@@ -20,7 +20,7 @@ class GuestCase(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.share = pathlib.Path(folder.name)
 
-    def vm(self, mode, *options, command, timeout=120):
+    def vm(self, mode, *options, command, timeout=400):
         """Returns the CompletedProcess of tests/lab/vm; what it printed is shown if the test fails."""
         arguments = [VM, mode, "--share", self.share, "--timeout", timeout, *options, "--", *command]
         done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, cwd=ROOT)

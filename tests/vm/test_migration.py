@@ -8,7 +8,7 @@ from base import ROOT, GuestCase
 
 class Migration(GuestCase):
     def migrate(self, kernel, *moves):
-        done = self.vm("pair", "--kernel", kernel, command=[ROOT / "tests/lab/vm-files/migrate", *moves], timeout=400)
+        done = self.vm("pair", "--kernel", kernel, command=[ROOT / "tests/lab/vm-files/migrate", *moves], timeout=900)
         self.assertEqual(done.returncode, 0, self.shown)
         report = json.loads((self.share / "migrate.json").read_text())
         print(done.stdout, end="", flush=True)
