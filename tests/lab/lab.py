@@ -25,7 +25,7 @@ BUILD = pathlib.Path(os.environ.get("GODWIT_BUILD", ROOT / "build"))
 HOSTS = ("a", "b")
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 AGENT_PORT = 7100
-PATIENCE_S = 20
+PATIENCE_S = int(os.environ.get("GODWIT_LAB_PATIENCE_S", 20))  # emulated machines need more
 
 
 class LabError(Exception):
@@ -61,7 +61,7 @@ class Agent:
         self.root = lab.directory / f"host-{host}"
         self.api = lab.directory / f"{host}.sock"
         self.log = lab.directory / f"godwitd-{host}.log"
-        self.address = f"{ADDRESSES[host]}:{AGENT_PORT}"
+        self.address = f"{lab.addresses[host]}:{AGENT_PORT}"
         self.process = None
 
     def start(self, fault=None):
@@ -114,10 +114,14 @@ class Agent:
 
 
 class Lab:
+    addresses = ADDRESSES  # where the agents listen
+    agent_type = Agent
+
     def __init__(self, name=None, faults=None):
         self.name = name or f"gw{os.getpid()}"
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"godwit-{self.name}-"))
-        self.agents = {host: Agent(self, host) for host in HOSTS}
+        self.bundles = self.directory / "bundles"
+        self.agents = {host: self.agent_type(self, host) for host in HOSTS}
         self.where = {}
         self.clients = []
         self.faults = faults or {}
@@ -125,7 +129,7 @@ class Lab:
     def __enter__(self):
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         try:
-            run_command([ROOT / "tests/lab/hosts", "up", "--name", self.name])
+            self.make_hosts()
             for host, agent in self.agents.items():
                 agent.start(self.faults.get(host))
         except BaseException:
@@ -144,12 +148,18 @@ class Lab:
                 for container in agent.containers():
                     agent.cli("rm", "--force", container, check=False)
             agent.stop()
-        run_command([ROOT / "tests/lab/hosts", "down", "--name", self.name, "--kill"], check=False)
+        self.remove_hosts()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def make_hosts(self):
+        run_command([ROOT / "tests/lab/hosts", "up", "--name", self.name])
+
+    def remove_hosts(self):
+        run_command([ROOT / "tests/lab/hosts", "down", "--name", self.name, "--kill"], check=False)
 
     def bundle(self, kind, *options):
         """An OCI bundle of this kind; made once for each lab."""
-        path = self.directory / "bundles" / "-".join([kind, *[os.path.basename(str(o)) for o in options]])
+        path = self.bundles / "-".join([kind, *[os.path.basename(str(o)) for o in options]])
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             run_command([ROOT / "tests/lab/bundle", kind, path, *options])
