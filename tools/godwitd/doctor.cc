@@ -13,6 +13,7 @@
 #include "engine/host_resources.h"
 #include "runtime/container/command.h"
 #include "runtime/kernel/features.h"
+#include "runtime/memory/trackers.h"
 #include "tools/common/units.h"
 
 namespace godwit::tools {
@@ -105,6 +106,14 @@ void examine_host_state(DoctorResponse& response, const std::string& bridge) {
       true, fmt::format("{} bytes a thread", engine::extended_state_bytes()));
 }
 
+// What --tracker auto takes here, and which it could take.
+void examine_trackers(DoctorResponse& response) {
+  const auto choice = runtime::choose_tracker("auto", runtime::tracking_abilities());
+  add(response, {"tracker", "finding written pages", "Linux 6.7 or later, or one with CONFIG_MEM_SOFT_DIRTY"},
+      choice.has_value(),
+      choice ? fmt::format("{}: {}", runtime::name_of(choice->kind), choice->why) : std::string());
+}
+
 }  // namespace
 
 DoctorResponse examine_host(const std::string& name, const std::string& cni_plugins,
@@ -113,6 +122,7 @@ DoctorResponse examine_host(const std::string& name, const std::string& cni_plug
   response.set_host(name);
   examine_host_state(response, bridge);
   examine_programs(response, cni_plugins);
+  examine_trackers(response);
   for (const runtime::Feature& feature : runtime::probe_features())
     add(response,
         {feature.name.c_str(), feature.needed_for.c_str(), feature.remedy.c_str(), feature.required},
