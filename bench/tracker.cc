@@ -1,5 +1,5 @@
-// What dirty tracking costs: one round over 1 GiB at several shares of dirty pages, in a running and in a
-// frozen process. Needs root.
+// What each tracker of this kernel costs: arming, one round at several shares of dirty pages in a running and
+// in a frozen process, and the first write to a page. 1 GiB, or GODWIT_BENCH_MIB of it. Needs root.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 
-#include "runtime/memory/dirty_tracker.h"
+#include "base/clock.h"
+#include "runtime/memory/trackers.h"
 
 namespace godwit::runtime {
 namespace {
@@ -22,7 +24,8 @@ constexpr uint64_t kBase = 0x300000000000;
 struct Writer {
   pid_t pid = 0;
   uint64_t size = 0;
-  volatile uint64_t* shared = nullptr;  // [0] pages to write, [1] userfaultfd + 1
+  volatile uint64_t* shared =
+      nullptr;  // [0] pages to write, [1] userfaultfd + 1, [2] ns that the last order took
   Fd userfaultfd;
   std::vector<Vma> vmas;
 
@@ -49,6 +52,7 @@ struct Writer {
     void* base = ::mmap(reinterpret_cast<void*>(kBase), size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     if (base == MAP_FAILED) ::_exit(1);
+    ::madvise(base, size, MADV_NOHUGEPAGE);
     std::memset(base, 1, size);
     shared[1] = static_cast<uint64_t>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)) + 1;
     for (;;) {
@@ -58,7 +62,9 @@ struct Writer {
         continue;
       }
       auto* bytes = static_cast<char*>(base);
+      const int64_t begun_ns = monotonic_ns();
       for (uint64_t i = 0; i < pages; ++i) ++bytes[i * 2654435761U % (size / 4096) * 4096];
+      shared[2] = static_cast<uint64_t>(monotonic_ns() - begun_ns);
       shared[0] = 0;
     }
   }
@@ -68,79 +74,136 @@ struct Writer {
   }
 };
 
-void report(benchmark::State& state, uint64_t pages) {
-  state.counters["dirty_pages"] = static_cast<double>(pages);
+// The writer does nothing between two orders: it need not be stopped.
+Result<std::unique_ptr<DirtyTracker>> make_tracker(TrackerKind kind, Writer& writer) {
+  switch (kind) {
+    case TrackerKind::kUffdAsync:
+      return make_uffd_async_tracker(writer.pid, std::move(writer.userfaultfd));
+    case TrackerKind::kUffdSync:
+      return make_uffd_sync_tracker(writer.pid, std::move(writer.userfaultfd));
+    case TrackerKind::kSoftDirty:
+      return make_soft_dirty_tracker(writer.pid, [](const auto& step) { return step(); });
+    case TrackerKind::kInvalid:
+      break;
+  }
+  return nullptr;
 }
 
-// Arguments: MiB, dirty pages per 1000.
-void collect_round(benchmark::State& state, bool last) {
-  Writer writer(static_cast<uint64_t>(state.range(0)) << 20);
-  auto tracker = make_uffd_async_tracker(writer.pid, std::move(writer.userfaultfd));
-  if (!tracker || !(*tracker)->follow(writer.vmas)) return state.SkipWithError("no tracker (run as root)");
-  const uint64_t dirty = writer.size / 4096 * static_cast<uint64_t>(state.range(1)) / 1000;
+uint64_t megabytes() {
+  const char* wanted = std::getenv("GODWIT_BENCH_MIB");
+  return wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 1024;
+}
+
+// A tracked writer, or a reason why there is none.
+struct Tracked {
+  Writer writer{megabytes() << 20};
+  std::unique_ptr<DirtyTracker> tracker;
+  std::string error;
+
+  Tracked(TrackerKind kind, bool follow) {
+    auto made = make_tracker(kind, writer);
+    if (made) tracker = std::move(*made);
+    auto followed = !made ? Result<void>(std::unexpected(made.error())) : Result<void>();
+    if (followed && follow) {
+      if (auto first = tracker->follow(writer.vmas); !first) followed = std::unexpected(first.error());
+    }
+    if (!followed) error = followed.error().to_string();
+  }
+  [[nodiscard]] uint64_t pages(int64_t per_mille) const {
+    return writer.size / 4096 * static_cast<uint64_t>(per_mille) / 1000;
+  }
+};
+
+// Argument: dirty pages per 1000.
+void collect_round(benchmark::State& state, TrackerKind kind, bool last) {
+  Tracked tracked(kind, true);
+  if (!tracked.error.empty()) return state.SkipWithError(tracked.error.c_str());
+  const uint64_t dirty = tracked.pages(state.range(0));
   uint64_t found = 0;
   for (auto _ : state) {
     state.PauseTiming();
     Ranges ignored;
-    if (last) (void)(*tracker)->collect(ignored);
-    writer.write(dirty);
+    if (last) (void)tracked.tracker->collect(ignored);
+    tracked.writer.write(dirty);
     state.ResumeTiming();
     Ranges written;
     if (last) {
-      auto round = (*tracker)->collect_last(writer.vmas);
+      auto round = tracked.tracker->collect_last(tracked.writer.vmas);
       if (!round) return state.SkipWithError(round.error().to_string().c_str());
       written = std::move(round->written);
     } else {
-      auto round = (*tracker)->collect(ignored);
+      auto round = tracked.tracker->collect(ignored);
       if (!round) return state.SkipWithError(round.error().to_string().c_str());
       written = std::move(*round);
     }
     found = total_size(written) / 4096;
   }
-  report(state, found);
-  (void)(*tracker)->stop();
+  state.counters["dirty_pages"] = static_cast<double>(found);
 }
 
-void live_round(benchmark::State& state) {
-  collect_round(state, false);
-}
-void last_round(benchmark::State& state) {
-  collect_round(state, true);
-}
-
-void first_follow(benchmark::State& state) {
+void arm(benchmark::State& state, TrackerKind kind) {
   for (auto _ : state) {
     state.PauseTiming();
-    Writer writer(static_cast<uint64_t>(state.range(0)) << 20);
-    auto tracker = make_uffd_async_tracker(writer.pid, std::move(writer.userfaultfd));
-    if (!tracker) return state.SkipWithError("no tracker (run as root)");
+    Tracked tracked(kind, false);
+    if (!tracked.error.empty()) return state.SkipWithError(tracked.error.c_str());
     state.ResumeTiming();
-    if (!(*tracker)->follow(writer.vmas)) return state.SkipWithError("follow failed");
+    if (!tracked.tracker->follow(tracked.writer.vmas)) return state.SkipWithError("follow failed");
     state.PauseTiming();
-    (void)(*tracker)->stop();
+    (void)tracked.tracker->stop();
     state.ResumeTiming();
   }
 }
 
-BENCHMARK(live_round)
-    ->ArgsProduct({{1024}, {0, 1, 10, 100, 1000}})
-    ->Iterations(10)
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
-BENCHMARK(last_round)
-    ->ArgsProduct({{1024}, {0, 1, 10, 100, 1000}})
-    ->Iterations(10)
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
-BENCHMARK(last_round)
-    ->Args({256, 0})
-    ->Args({4096, 0})
-    ->Iterations(10)
-    ->Unit(benchmark::kMillisecond)
-    ->UseRealTime();
-BENCHMARK(first_follow)->Arg(1024)->Iterations(2)->Unit(benchmark::kMillisecond)->UseRealTime();
+// What a page of the process takes to be written the first time after a round; kInvalid: without a tracker.
+void first_write(benchmark::State& state, TrackerKind kind) {
+  Tracked tracked(kind, true);
+  if (kind != TrackerKind::kInvalid && !tracked.error.empty())
+    return state.SkipWithError(tracked.error.c_str());
+  const uint64_t pages = tracked.pages(100);
+  for (auto _ : state) {
+    Ranges ignored;
+    if (tracked.tracker) (void)tracked.tracker->collect(ignored);
+    tracked.writer.write(pages);
+    state.SetIterationTime(static_cast<double>(tracked.writer.shared[2]) / 1e9 / static_cast<double>(pages));
+  }
+}
+
+void declare(TrackerKind kind) {
+  const std::string name = name_of(kind);
+  const auto add = [&](const char* what, auto run) {
+    return benchmark::RegisterBenchmark((what + ("/" + name)).c_str(), run)
+        ->Unit(benchmark::kMillisecond)
+        ->UseRealTime();
+  };
+  add("arm", [kind](benchmark::State& state) { arm(state, kind); })->Iterations(2);
+  for (const bool last : {false, true})
+    add(last ? "last_round" : "live_round",
+        [=](benchmark::State& state) { collect_round(state, kind, last); })
+        ->ArgsProduct({{0, 1, 10, 100, 1000}})
+        ->Iterations(5);
+  benchmark::RegisterBenchmark(("first_write/" + name).c_str(),
+                               [kind](benchmark::State& state) { first_write(state, kind); })
+      ->Unit(benchmark::kMicrosecond)
+      ->UseManualTime()
+      ->Iterations(5);
+}
 
 }  // namespace
 }  // namespace godwit::runtime
 
-BENCHMARK_MAIN();
+int main(int count, char** arguments) {
+  using namespace godwit::runtime;  // NOLINT: a program of one file
+  const TrackingAbilities& kernel = tracking_abilities();
+  if (kernel.uffd_async) declare(TrackerKind::kUffdAsync);
+  if (kernel.soft_dirty) declare(TrackerKind::kSoftDirty);
+  if (kernel.uffd_sync) declare(TrackerKind::kUffdSync);
+  benchmark::RegisterBenchmark("first_write/none",
+                               [](benchmark::State& state) { first_write(state, TrackerKind::kInvalid); })
+      ->Unit(benchmark::kMicrosecond)
+      ->UseManualTime()
+      ->Iterations(5);
+  benchmark::Initialize(&count, arguments);
+  if (benchmark::ReportUnrecognizedArguments(count, arguments)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

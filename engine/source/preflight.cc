@@ -14,8 +14,10 @@ Result<SourceSession::State> SourceSession::preflight() {
   if (transport == transport::TransportWish::kRdma)
     GODWIT_TRY(transport::check_rdma({.address = {}, .rdma = order_.agent().rdma()}));
   const std::string& tracker = order_.goals().tracker();
-  if (!tracker.empty() && tracker != "auto" && tracker != "uffd")
-    return refuse("track memory by", tracker, "this build knows auto and uffd");
+  GODWIT_ASSIGN(tracker_,
+                runtime::choose_tracker(tracker.empty() ? "auto" : tracker, runtime::tracking_abilities()));
+  make_tracker_ =
+      runtime::tracker_factory(tracker_.kind, [this](const auto& step) { return while_frozen(step); });
 
   GODWIT_ASSIGN(const pid_t init_pid, runc_.init_pid(order_.container().id()));
   GODWIT_ASSIGN(runtime::Freezer freezer, runtime::Freezer::open(init_pid));
@@ -36,6 +38,19 @@ Result<SourceSession::State> SourceSession::preflight() {
 Result<void> SourceSession::freeze_cgroup() {
   const auto phase = timeline_.phase("cutover/freeze/cgroup");
   return freezer_->freeze();
+}
+
+// A step of a tracker in a round of pre-copy (runtime::Standstill). Should this process die in it, the agent
+// thaws the container.
+Result<void> SourceSession::while_frozen(const std::function<Result<void>()>& step) {
+  const auto phase = timeline_.phase("round " + std::to_string(round_) + "/standstill");
+  frozen_ = true;
+  GODWIT_TRY(freezer_->freeze());
+  GODWIT_TRY(faults_.at_step("source.standstill", deadline_ns_));
+  auto outcome = step();
+  GODWIT_TRY(freezer_->thaw());
+  frozen_ = false;
+  return outcome;
 }
 
 Result<void> SourceSession::refuse_if_any(const std::vector<runtime::Refusal>& refusals) {

@@ -71,7 +71,7 @@ Result<SourceSession::State> SourceSession::round() {
 Result<void> SourceSession::track_new_processes() {
   return capture_->visit_new_processes([this](const runtime::CapturedProcess& process,
                                               runtime::Puppet& puppet) -> Result<void> {
-    GODWIT_ASSIGN(auto tracker, runtime::make_uffd_async_tracker(process.host_pid, puppet));
+    GODWIT_ASSIGN(auto tracker, make_tracker_(process.host_pid, puppet));
     pages_.add_process(static_cast<uint64_t>(process.container_pid), process.host_pid, std::move(tracker));
     return {};
   });

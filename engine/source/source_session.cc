@@ -81,7 +81,10 @@ model::MigrationResult SourceSession::run() {
   State announced = State::kInvalid;
   while (state != State::kEnded) {
     // Nothing is said between the freeze and the commit: that time is the container's.
-    if (state != announced && state != State::kCommit) report_state(state);
+    if (state != announced && state != State::kCommit)
+      report_state(state, state == State::kRound && round_ == 0
+                              ? "memory tracked by " + std::string(runtime::name_of(tracker_.kind))
+                              : std::string());
     announced = state;
     auto next = step(state);
     if (!next) {
@@ -112,7 +115,7 @@ void SourceSession::report(model::MigrationEvent event) {
 
 void SourceSession::report_state(State state, const std::string& detail) {
   model::MigrationEvent event;
-  event.mutable_state()->set_state(detail.empty() ? name(state) : "failed");
+  event.mutable_state()->set_state(state == State::kEnded && !detail.empty() ? "failed" : name(state));
   event.mutable_state()->set_detail(detail);
   report(std::move(event));
 }
@@ -141,7 +144,7 @@ model::MigrationResult SourceSession::result() {
   if (target_runs_) result.set_downtime_us(static_cast<uint64_t>(running_us_ - frozen_us_));
   result.set_throughput_bytes_per_second(rounds_.empty() ? 0 : throughput_bytes_per_second(rounds_));
   result.set_dirty_bytes_per_second(dirty_bytes_per_second(rounds_));
-  result.set_tracker("uffd-async");
+  result.set_tracker(runtime::name_of(tracker_.kind));
   result.set_verified(verified_);
   result.set_parked_frames(parked_frames_);
   if (!rounds_.empty()) result.set_memory_bytes(rounds_.front().bytes_due);

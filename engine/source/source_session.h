@@ -11,6 +11,7 @@
 // pages. A worker process runs exactly one session.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,7 @@
 #include "runtime/container/container.h"
 #include "runtime/container/freezer.h"
 #include "runtime/memory/page_source.h"
+#include "runtime/memory/trackers.h"
 #include "runtime/network/network.h"
 #include "runtime/network/parking.h"
 #include "runtime/process/capture.h"
@@ -56,6 +58,7 @@ class SourceSession {
   // preflight.cc
   Result<State> preflight();
   Result<void> freeze_cgroup();
+  Result<void> while_frozen(const std::function<Result<void>()>& step);
   Result<void> refuse_if_any(const std::vector<runtime::Refusal>& refusals);
   // prepare.cc
   Result<State> prepare();
@@ -110,6 +113,8 @@ class SourceSession {
   runtime::Attachment attachment_;
   std::optional<runtime::Freezer> freezer_;
   std::unique_ptr<runtime::Capture> capture_;
+  runtime::TrackerChoice tracker_;
+  runtime::TrackerFactory make_tracker_;
 
   // Made by prepare.
   std::optional<Peer> target_;

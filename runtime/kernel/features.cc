@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -46,7 +47,7 @@ bool has_uffd(uint64_t feature) {
   return fd.valid() && ::ioctl(fd.get(), UFFDIO_API, &api) == 0;
 }
 
-bool has_pagemap_scan() {
+bool scans_pagemap() {
   const auto map = open_file("/proc/self/pagemap", O_RDONLY);
   void* page =
       ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -62,6 +63,27 @@ bool has_pagemap_scan() {
   const bool found = ::ioctl(map->get(), uapi::kPagemapScan, &scan) == 1;
   ::munmap(page, kPage);
   return found;
+}
+
+// Protects a page of its own and looks for bit 57 of its entry (Documentation/admin-guide/mm/pagemap.rst).
+bool shows_protection() {
+  return in_child([] {
+    void* page =
+        ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    const Fd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    const auto map = open_file("/proc/self/pagemap", O_RDONLY);
+    uffdio_api api{.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP, .ioctls = 0};
+    if (page == MAP_FAILED || !map.has_value() || ::ioctl(fd.get(), UFFDIO_API, &api) != 0) return false;
+    const auto start = std::bit_cast<uint64_t>(page);
+    uffdio_register request{.range = {start, kPage}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
+    uffdio_writeprotect protect{.range = {start, kPage}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+    uint64_t entry = 0;
+    return ::ioctl(fd.get(), UFFDIO_REGISTER, &request) == 0 &&
+           ::ioctl(fd.get(), UFFDIO_WRITEPROTECT, &protect) == 0 &&
+           ::pread(map->get(), &entry, sizeof entry, static_cast<off_t>(start / kPage * sizeof entry)) ==
+               sizeof entry &&
+           (entry >> 57U & 1U) != 0;
+  });
 }
 
 // clear_refs accepts the request on kernels that then record nothing: write a page and look.
@@ -205,16 +227,34 @@ bool has_tap() {
 
 }  // namespace
 
+bool has_pagemap_scan() {
+  static const bool found = scans_pagemap();
+  return found;
+}
+
+const TrackingAbilities& tracking_abilities() {
+  static const TrackingAbilities found{
+      .uffd_async = has_pagemap_scan() && has_uffd(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED |
+                                                   UFFD_FEATURE_PAGEFAULT_FLAG_WP),
+      .uffd_sync = shows_protection(),
+      .soft_dirty = has_soft_dirty()};
+  return found;
+}
+
 std::vector<Feature> probe_features() {
+  const TrackingAbilities& tracking = tracking_abilities();
+  // One of three will do.
+  const bool no_tracker = !tracking.uffd_async && !tracking.soft_dirty && !tracking.uffd_sync;
   const std::string tracing = "run as root, not inside a container that drops capabilities or filters ptrace";
   std::vector<Feature> features{
-      {"userfaultfd WP_ASYNC", has_uffd(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_PAGEFAULT_FLAG_WP), true,
-       "tracking written pages", "Linux 6.7 or later with CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP"},
-      {"userfaultfd WP_UNPOPULATED", has_uffd(UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_PAGEFAULT_FLAG_WP),
-       true, "tracking first writes", "Linux 6.4 or later with CONFIG_USERFAULTFD"},
-      {"PAGEMAP_SCAN", has_pagemap_scan(), true, "finding written pages", "Linux 6.7 or later"},
-      {"soft-dirty", has_soft_dirty(), false, "tracking written pages where userfaultfd cannot",
+      {"userfaultfd WP_ASYNC", tracking.uffd_async, no_tracker, "tracking written pages (uffd)",
+       "Linux 6.7 or later with CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP"},
+      {"soft-dirty", tracking.soft_dirty, false, "tracking written pages (soft-dirty)",
        "a kernel with CONFIG_MEM_SOFT_DIRTY"},
+      {"userfaultfd write-protect", tracking.uffd_sync, false, "tracking written pages (uffd-sync)",
+       "Linux 5.13 or later with CONFIG_USERFAULTFD"},
+      {"PAGEMAP_SCAN", has_pagemap_scan(), false, "finding populated and written pages fast",
+       "Linux 6.7 or later"},
       {"TCP_REPAIR", has_tcp_repair(), true, "moving TCP connections", "CAP_NET_ADMIN"},
       {"clone3 set_tid", has_chosen_pids(), true, "processes that keep their pids",
        "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE; Linux 5.5 or later"},
@@ -241,7 +281,11 @@ std::vector<Feature> probe_features() {
       {"bridge", has_bridge(), false, "container networks by CNI's bridge plugin", "modprobe bridge"},
   };
   // One of the two freezers will do.
-  if (!features[7].present && !features[8].present) features[7].required = true;
+  const auto freezer = [&](const char* name) -> Feature& {
+    return *std::ranges::find(features, name, &Feature::name);
+  };
+  if (!freezer("cgroup v2 freezer").present && !freezer("cgroup v1 freezer").present)
+    freezer("cgroup v2 freezer").required = true;
   return features;
 }
 

@@ -1,9 +1,8 @@
 // DirtyTracker: which pages of one process were written since one last asked.
 //
-// The one interface of userfaultfd write-protect (async), and, later, synchronous userfaultfd and soft-dirty
-// bits. Guarantee: no write is missed. A page written after collect() began is reported by this collect() or
-// the next one, by whatever means it was written. Pages may be reported that were not written (false
-// positives).
+// The one interface of three ways that a kernel may have (and of store_tracker.h). Guarantee: no write is
+// missed. A page written after collect() began is reported by this collect() or the next one, by whatever
+// means it was written. Pages may be reported that were not written (false positives).
 //
 // A round of a running process is collect(), then follow() with its mappings; what follow() finds new is
 // recorded from then on, and all its populated pages count as written. The last round, of the frozen process,
@@ -12,11 +11,13 @@
 // ESRCH of any call: the address space is gone (the process ended, or called execve(2)). The tracker is of no
 // use any more.
 //
-// Threads: one at a time. The process may run, map, unmap and fork meanwhile.
+// Threads: one at a time. The process may run, map, unmap and fork meanwhile; a tracker that cannot bear that
+// in a step of its own makes it stand still for the step.
 #pragma once
 
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -66,10 +67,30 @@ class DirtyTracker {
   virtual Result<void> stop() = 0;
 };
 
+// Runs `step` while nobody who could write to the memory of the process runs, in kernel mode neither, and
+// lets them go on whatever the outcome. Its own failure (they do not stop) is returned, and then `step` has
+// not run.
+using Standstill = std::function<Result<void>(const std::function<Result<void>()>& step)>;
+
+// userfaultfd(2) with WP_ASYNC: nobody waits for us, PAGEMAP_SCAN reads and protects in one step.
+//
 // Injects userfaultfd(2) through the stopped puppet, takes the descriptor out and sets it up (UFFDIO_API).
 // The puppet may be released afterwards. (Linked with runtime/process.)
 Result<std::unique_ptr<DirtyTracker>> make_uffd_async_tracker(pid_t pid, Puppet& puppet);
 // The same with a userfaultfd that the process itself has made and that was not set up yet.
 Result<std::unique_ptr<DirtyTracker>> make_uffd_async_tracker(pid_t pid, Fd userfaultfd);
+
+// userfaultfd(2) with synchronous write-protection: the first writer of a page waits for a thread of ours.
+// Private mappings of files, and before Linux 5.19 shared memory, cannot be followed so: their pages count as
+// written in every round. ptrace(2) and /proc/PID/mem cannot write to protected pages meanwhile.
+//
+// The descriptor must serve faults of the kernel, which takes CAP_SYS_PTRACE, vm.unprivileged_userfaultfd or
+// /dev/userfaultfd (Linux 6.1) to make: the last is what is tried first.
+Result<std::unique_ptr<DirtyTracker>> make_uffd_sync_tracker(pid_t pid, Puppet& puppet);
+Result<std::unique_ptr<DirtyTracker>> make_uffd_sync_tracker(pid_t pid, Fd userfaultfd);
+
+// Soft-dirty bits: collect() makes the process stand still while it reads them (some 15 ms a GiB) and clears
+// them (1 ms a GiB). Shared memory counts as written in every round. Not for two trackers of one process.
+Result<std::unique_ptr<DirtyTracker>> make_soft_dirty_tracker(pid_t pid, Standstill standstill);
 
 }  // namespace godwit::runtime

@@ -205,8 +205,8 @@ void declare_migrate(CLI::App& app, Action& action) {
   command
       ->add_option_function<std::string>(
           "--tracker", [goals](const std::string& name) { goals->set_tracker(name); },
-          "how written pages are found: auto or uffd")
-      ->check(CLI::IsMember({"auto", "uffd"}));
+          "how written pages are found: auto, uffd, soft-dirty or uffd-sync")
+      ->check(CLI::IsMember({"auto", "uffd", "soft-dirty", "uffd-sync"}));
   command->add_flag_function(
       "--verify", [goals](int64_t) { goals->set_verify(true); }, "compare all memory of both ends");
   command->add_flag("--json", options->json, "one JSON object an event; the last line is the result");

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "engine/protocol/peer.h"
+#include "runtime/memory/trackers.h"
 #include "tools/godwitd/agent.h"
 #include "tools/godwitd/worker_mark.h"
 
@@ -49,8 +50,8 @@ Answer<MigrationGoals> complete_goals(MigrationGoals goals) {
     return invalid("accept the number of streams", std::to_string(goals.streams()), "16 is the most");
   if (goals.transport() != "auto" && goals.transport() != "tcp" && goals.transport() != "rdma")
     return invalid("accept the transport", goals.transport(), "it must be auto, tcp or rdma");
-  if (goals.tracker() != "auto" && goals.tracker() != "uffd")
-    return invalid("accept the tracker", goals.tracker(), "it must be auto or uffd");
+  if (!runtime::is_tracker_name(goals.tracker()))
+    return invalid("accept the tracker", goals.tracker(), "it must be auto, uffd, soft-dirty or uffd-sync");
   return goals;
 }
 

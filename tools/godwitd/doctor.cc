@@ -16,6 +16,7 @@
 #include "engine/host_resources.h"
 #include "runtime/container/command.h"
 #include "runtime/kernel/features.h"
+#include "runtime/memory/trackers.h"
 #include "runtime/network/ingress_filter.h"
 #include "tools/common/units.h"
 #include "transport/rdma/device.h"
@@ -158,6 +159,14 @@ void examine_packet_filters(DoctorResponse& response) {
       tried.has_value(), tried ? name : tried.error().to_string());
 }
 
+// What --tracker auto takes here, and which it could take.
+void examine_trackers(DoctorResponse& response) {
+  const auto choice = runtime::choose_tracker("auto", runtime::tracking_abilities());
+  add(response, {"tracker", "finding written pages", "Linux 6.7 or later, or one with CONFIG_MEM_SOFT_DIRTY"},
+      choice.has_value(),
+      choice ? fmt::format("{}: {}", runtime::name_of(choice->kind), choice->why) : std::string());
+}
+
 }  // namespace
 
 DoctorResponse examine_host(const std::string& name, const std::string& cni_plugins,
@@ -168,6 +177,7 @@ DoctorResponse examine_host(const std::string& name, const std::string& cni_plug
   examine_programs(response, cni_plugins);
   examine_packet_filters(response);
   examine_rdma(response);
+  examine_trackers(response);
   for (const runtime::Feature& feature : runtime::probe_features())
     add(response,
         {feature.name.c_str(), feature.needed_for.c_str(), feature.remedy.c_str(), feature.required},

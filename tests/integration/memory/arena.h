@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <vector>
 
@@ -21,6 +22,9 @@ inline constexpr uint64_t kEnd = kStart + kPages * 4096;
 inline constexpr uint64_t kFixedShared = kEnd + (uint64_t{16} << 20);
 inline constexpr uint64_t kStackTop = kEnd + (uint64_t{64} << 20);
 inline constexpr uint64_t kStackMax = uint64_t{4} << 20;
+// Written by threads all the time, in their own code and by system calls.
+inline constexpr uint64_t kThreads = kEnd + (uint64_t{24} << 20);
+inline constexpr uint64_t kThreadPages = 1024;
 inline constexpr uint64_t kZoneEnd = kStackTop;
 inline constexpr uint64_t kHeapMax = uint64_t{8} << 20;
 inline constexpr uint64_t kObjectBytes = (uint64_t{1} << 20) - 3000;  // not whole pages
@@ -38,28 +42,69 @@ Result<Objects> make_objects();
 class Child {
  public:
   Child() = default;
+  // A child that has stopped itself.
   explicit Child(pid_t pid) : pid_(pid) {}
-  Child(Child&& other) noexcept : pid_(std::exchange(other.pid_, 0)) {}
+  Child(Child&& other) noexcept : pid_(std::exchange(other.pid_, 0)), stopped_(other.stopped_) {}
   Child& operator=(Child&& other) noexcept {
     std::swap(pid_, other.pid_);
+    std::swap(stopped_, other.stopped_);
     return *this;
   }
   ~Child();
   [[nodiscard]] pid_t pid() const { return pid_; }
-  void stop() const;  // SIGSTOP, and waits until it is stopped
-  void go() const;
+  [[nodiscard]] bool is_stopped() const { return stopped_; }
+  void stop();  // SIGSTOP, and waits until it is stopped
+  void go();
 
  private:
   pid_t pid_ = 0;
+  bool stopped_ = true;
 };
+
+// A duplicate of a descriptor of the process.
+Result<Fd> take_userfaultfd(pid_t pid, uint64_t number);
 
 struct Source {
   Child child;
   Fd userfaultfd;
   uint64_t heap_start = 0;
   const uint64_t* operations = nullptr;  // counted by the child
+  const uint64_t* writes = nullptr;      // of its threads
 };
+// Stopped, it starts when told to go.
 Result<Source> start_source(const Objects& objects, uint64_t seed);
+
+// A process that does what it is told, and nothing else.
+class Servant {
+ public:
+  // Its `source` runs.
+  static Result<std::unique_ptr<Servant>> start();
+  Source source;
+
+  // System calls of the servant; -errno on failure.
+  int64_t call(long number, std::initializer_list<uint64_t> arguments);
+  // One byte into each of `count` pages, `step` pages apart.
+  void store(uint64_t address, uint64_t count, char value, uint64_t step = 1);
+  void load(uint64_t address, uint64_t count);
+  // A child of it writes `value` to the pages and ends; they are not the servant's.
+  void store_in_child(uint64_t address, uint64_t count, char value);
+  // Without waiting for the end: ended() is false if it has not come after `timeout_ms`.
+  void begin_store(uint64_t address, char value);
+  void begin_call(long number, std::initializer_list<uint64_t> arguments);
+  void begin_threads(uint64_t count);  // starts and joins so many, one after the other
+  bool ended(int timeout_ms);
+
+ private:
+  struct Order {
+    enum Kind : uint64_t { kCall, kStore, kLoad, kStoreInChild, kThreads } kind;
+    uint64_t arguments[7];
+  };
+  void begin(const Order& order);
+  int64_t tell(const Order& order);
+  [[noreturn]] static void serve(int channel);
+  static int64_t carry_out(const Order& order);
+  Fd channel_;
+};
 
 class Replica {
  public:

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "tests/integration/memory/arena.h"
 
@@ -51,6 +52,8 @@ class Mutator {
   void fork_once();
   void write_fixed_shared();
   void write_by_descriptor();
+  void write_by_reading();
+  void move_page_tables();
   void set(uint64_t first, uint64_t count, Page page) {
     for (uint64_t i = first; i < first + count; ++i) pages_[i] = page;
   }
@@ -174,6 +177,24 @@ void Mutator::move() {
   ::munmap(address(to), count * 4096);
 }
 
+// Aligned areas of 2 MiB: the kernel moves their page tables, not their pages.
+void Mutator::move_page_tables() {
+  constexpr uint64_t kCount = 512;
+  const uint64_t first = below(kPages / kCount) * kCount;
+  const uint64_t to = below(kPages / kCount) * kCount;
+  if (first == to) return;
+  for (uint64_t page = first; page < first + kCount; ++page)
+    if (pages_[page].kind != kAnonymous || pages_[page].protection != pages_[first].protection) return;
+  const Page kind = pages_[first];
+  const bool moved = ::mremap(address(first), kCount * 4096, kCount * 4096, MREMAP_MAYMOVE | MREMAP_FIXED,
+                              address(to)) != MAP_FAILED;
+  set(first, kCount, {});
+  set(to, kCount, moved ? kind : Page{});
+  if (moved) return;
+  ::munmap(address(first), kCount * 4096);
+  ::munmap(address(to), kCount * 4096);
+}
+
 // Shrinks an area and lets it grow again at once: the same mapping to userfaultfd, with fresh pages.
 void Mutator::resize_in_place() {
   const auto [first, count] = some_range(32);
@@ -231,6 +252,16 @@ void Mutator::write_fixed_shared() {
     ::madvise(base + page * 4096, 4096, MADV_REMOVE);
   else
     fill(base + page * 4096);
+  // The page stays, its entry in the page table goes, and with it what the kernel knew of the write.
+  if (below(4) == 0) ::madvise(base + page * 4096, 4096, MADV_DONTNEED);
+}
+
+// The kernel writes, and finds the page protected.
+void Mutator::write_by_reading() {
+  const uint64_t page = below(kPages);
+  if (pages_[page].kind == kNone || (pages_[page].protection & PROT_WRITE) == 0) return;
+  const uint64_t at = below(kFileBytes - 4096);
+  if (::pread(objects_.file.get(), address(page), 4096, static_cast<off_t>(at)) != 4096) ::_exit(17);
 }
 
 void Mutator::write_by_descriptor() {
@@ -302,11 +333,43 @@ void Mutator::run() {
       case 22:
         write_run();
         break;
+      case 23:
+      case 24:
+        write_by_reading();
+        break;
+      case 25:
+        if (below(8) == 0) move_page_tables();
+        break;
       default:
         write_some();
     }
     __atomic_add_fetch(operations_, 1, __ATOMIC_RELAXED);
   }
+}
+
+// Writes to the pages of the threads, each to its own word of a page.
+void write_for_ever(const Objects& objects, uint64_t seed, uint64_t word, uint64_t* writes) {
+  std::mt19937_64 random(seed + word);
+  for (uint64_t i = 1;; ++i) {
+    if (i % 512 == 0) ::usleep(300);  // the mutator wants a processor, too
+    char* const place = reinterpret_cast<char*>(kThreads + random() % kThreadPages * 4096 + word * 64);
+    if (random() % 64 == 0) {
+      if (::pread(objects.file.get(), place, 64, static_cast<off_t>(random() % (kFileBytes - 64))) != 64)
+        ::_exit(18);
+    } else {
+      const uint64_t value = random();
+      std::memcpy(place, &value, sizeof value);
+    }
+    __atomic_add_fetch(writes, 1, __ATOMIC_RELAXED);
+  }
+}
+
+void start_threads(const Objects& objects, uint64_t seed, uint64_t* writes) {
+  if (::mmap(reinterpret_cast<void*>(kThreads), kThreadPages * 4096, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+    ::_exit(19);
+  for (uint64_t word = 0; word < 2; ++word)
+    std::thread([&objects, seed, word, writes] { write_for_ever(objects, seed, word, writes); }).detach();
 }
 
 }  // namespace
@@ -317,23 +380,33 @@ Child::~Child() {
   ::waitpid(pid_, nullptr, 0);
 }
 
-void Child::stop() const {
+void Child::stop() {
   int status = 0;
+  stopped_ = true;
   ::kill(pid_, SIGSTOP);
   ::waitpid(pid_, &status, WUNTRACED);
   if (!WIFSTOPPED(status)) std::fprintf(stderr, "the child ended with status %#x\n", status);
 }
 
-void Child::go() const {
+void Child::go() {
+  stopped_ = false;
   ::kill(pid_, SIGCONT);
+}
+
+Result<Fd> take_userfaultfd(pid_t pid, uint64_t number) {
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  Fd taken(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+  if (!taken.valid()) return fail("take the userfaultfd out of", "pid " + std::to_string(pid));
+  return taken;
 }
 
 Result<Source> start_source(const Objects& objects, uint64_t seed) {
   Source source;
   void* counter = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (counter == MAP_FAILED) return fail("mmap", "the counter");
-  auto* shared = static_cast<uint64_t*>(counter);  // [0] operations, [1] userfaultfd + 1
+  auto* shared = static_cast<uint64_t*>(counter);  // [0] operations, [1] userfaultfd + 1, [2] writes
   source.operations = shared;
+  source.writes = shared + 2;
   source.heap_start = (reinterpret_cast<uint64_t>(::sbrk(0)) + 4095) / 4096 * 4096;
   const pid_t pid = ::fork();
   if (pid < 0) return fail("fork", "the source");
@@ -345,14 +418,13 @@ Result<Source> start_source(const Objects& objects, uint64_t seed) {
       ::_exit(10);
     shared[1] = static_cast<uint64_t>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)) + 1;
     ::raise(SIGSTOP);
+    start_threads(objects, seed, shared + 2);
     mutator.run();
   }
   source.child = Child(pid);
   int status = 0;
   ::waitpid(pid, &status, WUNTRACED);
-  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  source.userfaultfd = Fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), shared[1] - 1, 0)));
-  if (!source.userfaultfd.valid()) return fail("take the userfaultfd out of", "the source");
+  GODWIT_ASSIGN(source.userfaultfd, take_userfaultfd(pid, shared[1] - 1));
   return source;
 }
 

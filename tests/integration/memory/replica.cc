@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <random>
 
 #include "tests/integration/memory/arena.h"
@@ -57,7 +58,9 @@ std::vector<Vma> missing_from(const std::vector<Vma>& vmas, const std::vector<Vm
 
 Result<Objects> make_objects() {
   Objects objects;
-  objects.file = Fd(::open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  char name[] = "/tmp/godwit-arena-XXXXXX";  // not O_TMPFILE, which overlayfs has since 6.3 only
+  objects.file = Fd(::mkostemp(name, O_CLOEXEC));
+  if (objects.file.valid()) ::unlink(name);
   if (!objects.file.valid()) return fail("create", "a file in /tmp");
   std::mt19937 random(5);
   std::vector<uint32_t> words(kFileBytes / 4);

@@ -1,0 +1,246 @@
+#include "runtime/memory/uffd_tracker.h"
+
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/kernel/uapi.h"
+#include "runtime/memory/page_batch.h"
+
+namespace godwit::runtime {
+namespace {
+
+bool is_anonymous(const Vma& vma) {
+  return page_class(vma) == PageClass::kAnonymous && vma.name != "[vdso]" && vma.name != "[vsyscall]" &&
+         !vma.name.starts_with("[vvar");
+}
+
+// From each mapping of another kind to the next, where there is an anonymous one between them.
+Ranges between_others(const std::vector<Vma>& vmas) {
+  Ranges ranges;
+  uint64_t start = kPageSize;
+  for (auto first = vmas.begin(); first != vmas.end();) {
+    if (!is_anonymous(*first)) {
+      start = first++->end;
+      continue;
+    }
+    const auto last = std::find_if_not(first, vmas.end(), is_anonymous);
+    const bool open = last == vmas.end() || last->name == "[vsyscall]";  // that lies beyond user space
+    ranges.push_back({start, open ? std::prev(last)->end : last->start});
+    first = last;
+  }
+  return ranges;
+}
+
+}  // namespace
+
+void for_each_part(Range range, const std::vector<Vma>& vmas, const std::function<void(Range)>& visit) {
+  auto vma = std::ranges::lower_bound(vmas, range.start + 1, {}, &Vma::end);
+  for (; vma != vmas.end() && vma->start < range.end; ++vma)
+    visit({std::max(range.start, vma->start), std::min(range.end, vma->end)});
+}
+
+// The pagemap of a dead address space is simply empty; only userfaultfd says that it is gone. Unprotecting a
+// page that nobody maps changes nothing: ENOENT from a living one.
+Result<void> UffdTracker::check_alive() const {
+  uffdio_writeprotect request{};
+  request.range = {.start = 0, .len = kPageSize};
+  if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request) == 0 || errno != ESRCH) return {};
+  return fail("track the memory of", describe(), ESRCH, "it ended or executed another program");
+}
+
+void UffdTracker::split(const Vma& vma, size_t& next, std::vector<Area>& known, Ranges& fresh) const {
+  uint64_t at = vma.start;
+  while (next < areas_.size() && areas_[next].range.end <= vma.start) ++next;
+  for (size_t i = next; i < areas_.size() && areas_[i].range.start < vma.end; ++i) {
+    const Area& area = areas_[i];
+    if (area.kind != page_class(vma)) continue;
+    const Range common{std::max(area.range.start, vma.start), std::min(area.range.end, vma.end)};
+    append_range(fresh, {at, common.start});
+    known.push_back({common, area.kind, area.watch});
+    at = common.end;
+  }
+  append_range(fresh, {at, vma.end});
+}
+
+// Registers all anonymous mappings of the process that are not followed yet, and returns where. Registering a
+// part of a mapping splits it, and an mremap(2) of the whole would fail (EFAULT): the container would notice
+// us. The mappings change while we look, so no border of theirs is named: one call takes everything between
+// two mappings that are followed or of another kind, gaps included, and what grows or moves there is
+// registered whole. Where something of another kind has appeared meanwhile the call fails as a whole, and one
+// looks again.
+//
+// What is followed is left alone: should it have been replaced since the last collect(), that must still show
+// in the next one. A mapping that was moved there brings its protection along (before Linux 6.13), and would
+// seem to be clean.
+Result<Ranges> UffdTracker::register_anonymous() const {
+  constexpr int kAttempts = 4;
+  Ranges followed;
+  for (const Area& area : areas_) append_range(followed, area.range);
+  Ranges registered;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    registered.clear();
+    bool complete = true;
+    GODWIT_ASSIGN(const std::vector<Vma> vmas, read_maps(pid_));
+    for (const Range& gap : subtract(between_others(vmas), followed)) {
+      bool mapped = false;
+      for_each_part(gap, vmas, [&](Range) { mapped = true; });
+      if (!mapped) continue;
+      uffdio_register request{};
+      request.range = {.start = gap.start, .len = gap.size()};
+      request.mode = UFFDIO_REGISTER_MODE_WP;
+      if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0)
+        append_range(registered, gap);
+      else if (errno == EBUSY)
+        return fail("track the memory of", describe(), EBUSY,
+                    "the process uses userfaultfd itself: use another tracker");
+      else
+        complete = false;
+    }
+    if (complete) break;
+  }
+  return registered;
+}
+
+// For a mapping that is not anonymous. kInvalid: it changed, ask again next time.
+Result<UffdTracker::Watch> UffdTracker::register_exactly(Range range, const Vma& vma) const {
+  uffdio_register request{};
+  request.range = {.start = range.start, .len = range.size()};
+  request.mode = UFFDIO_REGISTER_MODE_WP;
+  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0) return Watch::kRegistered;
+  const int code = errno;
+  if (code == EBUSY)
+    return fail("track the memory of", describe(), EBUSY,
+                "the process uses userfaultfd itself: use another tracker");
+  if (code == ENOMEM) GODWIT_TRY(check_alive());
+  // It may never become writable (opened read-only, sealed): the mapping cannot be written either.
+  if (code == EPERM && vma.shared) return Watch::kNeverWritten;
+  if (code == EINVAL || code == ENOENT) return Watch::kInvalid;
+  return fail("register with userfaultfd", describe(), code);
+}
+
+// Protects one new range, and lists its pages. Returns how it is watched from here on.
+Result<UffdTracker::Watch> UffdTracker::enrol(Range range, PageClass kind, Watch watch, Followed& followed) {
+  if (watch == Watch::kRegistered) {
+    Ranges pages;
+    GODWIT_ASSIGN(const bool armed, arm(range, kind, pages));
+    if (armed) {
+      for (const Range& found : pages) append_range(followed.populated, found);
+      return watch;
+    }
+    watch = Watch::kInvalid;  // it changed under our hands
+  }
+  if (kind != PageClass::kShared) GODWIT_TRY(pagemap_.populated(range, kind, followed.populated));
+  return watch;
+}
+
+Result<DirtyTracker::Followed> UffdTracker::follow(const std::vector<Vma>& vmas) {
+  GODWIT_TRY(check_alive());
+  GODWIT_ASSIGN(const Ranges anonymous, register_anonymous());
+  Followed followed;
+  std::vector<Area> areas;
+  areas.reserve(vmas.size());
+  size_t next = 0;
+  for (const Vma& vma : vmas) {
+    Ranges fresh;
+    const size_t first = areas.size();
+    split(vma, next, areas, fresh);
+    for (const Range& range : fresh) {
+      const PageClass kind = page_class(vma);
+      Watch watch = Watch::kCompared;
+      if (kind == PageClass::kAnonymous) {
+        const bool covered = total_size(intersect(anonymous, {range})) == range.size();
+        watch = covered ? Watch::kRegistered : Watch::kInvalid;
+      } else if (can_register(kind)) {
+        GODWIT_ASSIGN(watch, register_exactly(range, vma));
+      }
+      GODWIT_ASSIGN(watch, enrol(range, kind, watch, followed));
+      append_range(followed.areas, range);
+      if (watch != Watch::kInvalid) areas.push_back({range, kind, watch});
+    }
+    std::ranges::sort(areas.begin() + static_cast<ptrdiff_t>(first), areas.end(), {},
+                      [](const Area& area) { return area.range.start; });
+  }
+  areas_ = std::move(areas);
+  return followed;
+}
+
+// Cut at the borders of today's mappings, because a call that meets an unregistered mapping fails as a whole:
+// a small mapping that was replaced in the midst of a large area shall not cost the area.
+Result<std::vector<UffdTracker::Area>> UffdTracker::cut_at_mappings() const {
+  GODWIT_ASSIGN(const std::vector<Vma> vmas, read_maps(pid_));
+  std::vector<Area> cut;
+  for (const Area& area : areas_)
+    for_each_part(area.range, vmas, [&](Range part) { cut.push_back({part, area.kind, area.watch}); });
+  return cut;
+}
+
+// Of a mapping that the kernel does not follow: whatever it holds may have been written.
+Result<void> UffdTracker::compare(const Area& area, Ranges& written, Ranges* absent) {
+  if (area.watch == Watch::kNeverWritten) return {};
+  if (area.kind == PageClass::kShared) {
+    append_range(written, area.range);
+    return {};
+  }
+  Ranges populated;
+  GODWIT_TRY(pagemap_.populated(area.range, area.kind, populated));
+  for (const Range& pages : populated) append_range(written, pages);
+  if (absent != nullptr)
+    for (const Range& hole : subtract({area.range}, populated)) append_range(*absent, hole);
+  return {};
+}
+
+Result<Ranges> UffdTracker::collect(Ranges& replaced) {
+  GODWIT_TRY(check_alive());
+  GODWIT_ASSIGN(const std::vector<Area> areas, cut_at_mappings());
+  Ranges written;
+  std::vector<Area> kept;
+  kept.reserve(areas.size());
+  for (const Area& area : areas) {
+    Ranges lost;
+    GODWIT_TRY(area.watch == Watch::kRegistered ? take(area.range, area.kind, written, lost)
+                                                : compare(area, written, nullptr));
+    for (const Range& part : lost) append_range(replaced, part);
+    for (const Range& part : subtract({area.range}, lost)) kept.push_back({part, area.kind, area.watch});
+  }
+  areas_ = std::move(kept);
+  return written;
+}
+
+Result<DirtyTracker::LastRound> UffdTracker::collect_last(const std::vector<Vma>& vmas) {
+  GODWIT_TRY(check_alive());
+  GODWIT_TRY(prepare_to_look());
+  LastRound last;
+  size_t next = 0;
+  for (const Vma& vma : vmas) {
+    std::vector<Area> known;
+    Ranges fresh;
+    split(vma, next, known, fresh);
+    for (const Area& area : known) {
+      if (area.watch != Watch::kRegistered) {
+        GODWIT_TRY(compare(area, last.written, &last.absent));
+        continue;
+      }
+      LastRound found;
+      GODWIT_ASSIGN(const bool registered, look(area.range, area.kind, found.written, found.absent));
+      if (!registered) fresh.push_back(area.range);
+      for (const Range& range : found.written) append_range(last.written, range);
+      for (const Range& range : found.absent) append_range(last.absent, range);
+    }
+    normalize(fresh);
+    for (const Range& range : fresh) append_range(last.unfollowed, range);
+  }
+  return last;
+}
+
+// The last descriptor: the kernel gives back all mappings in one step. One by one, an mremap(2) of the
+// process that meets the border of what is still registered would fail (EFAULT).
+Result<void> UffdTracker::stop() {
+  areas_.clear();
+  fd_.reset();
+  return {};
+}
+
+}  // namespace godwit::runtime

@@ -1,0 +1,79 @@
+// What both userfaultfd trackers have in common: which mappings of a process a userfaultfd(2) follows.
+// Internal to runtime/memory.
+//
+// Registration belongs to the mapping, not to the address: what is unmapped and mapped again is unregistered,
+// and so is what mremap(2) has moved. That is how replaced mappings show themselves.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "runtime/memory/dirty_tracker.h"
+#include "runtime/memory/pagemap.h"
+
+namespace godwit::runtime {
+
+class UffdTracker : public DirtyTracker {
+ public:
+  Result<Followed> follow(const std::vector<Vma>& vmas) final;
+  Result<Ranges> collect(Ranges& replaced) final;
+  Result<LastRound> collect_last(const std::vector<Vma>& vmas) final;
+  Result<void> stop() override;
+
+ protected:
+  UffdTracker(pid_t pid, Fd fd, Pagemap pagemap)
+      : pid_(pid), fd_(std::move(fd)), pagemap_(std::move(pagemap)) {}
+
+  // Whether the kernel can register mappings of a class at all. If not, their pages are compared in every
+  // round.
+  [[nodiscard]] virtual bool can_register(PageClass kind) const = 0;
+  // Write-protects a registered range for the first time and appends its populated pages (none of shared
+  // memory). False: the mapping changed under our hands.
+  virtual Result<bool> arm(Range range, PageClass kind, Ranges& populated) = 0;
+  // Appends what was written in a registered range of one mapping, and protects it again; appends to
+  // `replaced` the parts whose mapping is not registered.
+  virtual Result<void> take(Range range, PageClass kind, Ranges& written, Ranges& replaced) = 0;
+  // Before look(), once a round.
+  virtual Result<void> prepare_to_look() { return {}; }
+  // The same without protecting anything, and the absent private pages. False: (a part of) it is not
+  // registered, and nothing was appended.
+  virtual Result<bool> look(Range range, PageClass kind, Ranges& written, Ranges& absent) = 0;
+
+  [[nodiscard]] std::string describe() const { return "pid " + std::to_string(pid_); }
+  Result<void> check_alive() const;
+
+  // What the derived trackers use, too. (Not private data: they are two halves of one thing.)
+  const pid_t pid_;
+  Fd fd_;
+  Pagemap pagemap_;
+
+ private:
+  enum class Watch {
+    kInvalid = 0,  // not at all: the mapping changed while it was looked at
+    kRegistered,
+    kCompared,  // the kernel cannot register it
+    kNeverWritten,
+  };
+  // A part of a mapping.
+  struct Area {
+    Range range;
+    PageClass kind = PageClass::kAnonymous;
+    Watch watch = Watch::kInvalid;
+  };
+  Result<std::vector<Area>> cut_at_mappings() const;
+  // Appends to `known` what is followed of the mapping, to `fresh` what is not.
+  void split(const Vma& vma, size_t& next, std::vector<Area>& known, Ranges& fresh) const;
+  Result<Ranges> register_anonymous() const;
+  Result<Watch> register_exactly(Range range, const Vma& vma) const;
+  Result<Watch> enrol(Range range, PageClass kind, Watch watch, Followed& followed);
+  Result<void> compare(const Area& area, Ranges& written, Ranges* absent);
+
+  std::vector<Area> areas_;  // ascending
+};
+
+// The parts of `range` in each of `vmas` (ascending).
+void for_each_part(Range range, const std::vector<Vma>& vmas, const std::function<void(Range)>& visit);
+
+}  // namespace godwit::runtime
