@@ -96,7 +96,10 @@ class BpfParkingLot final : public ParkingLot {
   [[nodiscard]] int fd() const override { return tap_.fd.get(); }
   Result<std::optional<std::vector<std::byte>>> read_frame() override;
   [[nodiscard]] ParkingStatistics statistics() const override {
-    return {.parked = state_.parked(), .read = read_, .dropped_own = state_.dropped_own()};
+    return {.parked = state_.parked(),
+            .read = read_,
+            .dropped_own = state_.dropped_own(),
+            .order_given_up = order_given_up_};
   }
 
  private:
@@ -117,6 +120,7 @@ class BpfParkingLot final : public ParkingLot {
   std::vector<std::byte> buffer_;
   uint64_t read_ = 0;
   uint64_t lost_ = 0;
+  bool order_given_up_ = false;
   IngressFilter host_filter_;
   IngressFilter tap_filter_;
   IngressFilter container_filter_;
@@ -247,7 +251,10 @@ Result<void> BpfParkingLot::unpark(const std::vector<std::vector<std::byte>>& un
     if (!inject(frame)) ++lost_;
   Result<void> drained;
   const auto in_order = drain_in_order();
-  if (!in_order || !*in_order) drained = drain_unordered();
+  if (!in_order || !*in_order) {
+    order_given_up_ = true;
+    drained = drain_unordered();
+  }
   // Whatever failed: an open container with a frame lost is better than a closed one.
   state_.set_sealed(false);
   state_.set_mode(ParkMode::kOpen);

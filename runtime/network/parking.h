@@ -44,6 +44,7 @@ struct ParkingStatistics {
   uint64_t parked = 0;       // frames taken from the container's way (segments of a large frame count each)
   uint64_t read = 0;         // frames that came out of the tap
   uint64_t dropped_own = 0;  // frames of the container that seal() kept in
+  bool order_given_up = false;  // by an unpark()
 };
 
 // Not thread-safe, but park() may be called on another thread than prepare().

@@ -106,6 +106,12 @@ Result<Fd> Lab::receiver(const std::string& path) const {
 NumberedStream::NumberedStream(const std::string& network_namespace)
     : thread_([this, network_namespace] { run(network_namespace); }) {}
 
+void NumberedStream::wait_for_more(uint32_t count) const {
+  const uint32_t wanted = sent_ + count;
+  const int64_t end_ns = monotonic_ns() + 10'000'000'000;
+  while (sent_ < wanted && monotonic_ns() < end_ns) sleep_ms(1);
+}
+
 uint32_t NumberedStream::stop() {
   stop_ = true;
   if (thread_.joinable()) thread_.join();

@@ -55,6 +55,8 @@ class NumberedStream {
   ~NumberedStream() { stop(); }
   NumberedStream(const NumberedStream&) = delete;
   NumberedStream& operator=(const NumberedStream&) = delete;
+  // Waits until `count` more were sent, for ten seconds at most: a busy machine sends late.
+  void wait_for_more(uint32_t count) const;
   // How many were sent.
   uint32_t stop();
 

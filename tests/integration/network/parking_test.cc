@@ -57,6 +57,14 @@ class Parking : public Lab, public ::testing::WithParamInterface<IngressMethod> 
       if (*frame) frames.push_back(std::move(**frame));
     }
   }
+  // Order is not promised on a machine so busy that `lot` had to give it up.
+  static void expect_all(std::vector<uint32_t> numbers, uint32_t sent, const ParkingLot& lot) {
+    if (lot.statistics().order_given_up) {
+      fmt::print("the order was given up\n");
+      std::ranges::sort(numbers);
+    }
+    expect_all_in_order(numbers, sent);
+  }
   static void expect_all_in_order(const std::vector<uint32_t>& numbers, uint32_t sent) {
     std::vector<uint32_t> expected(sent);
     std::iota(expected.begin(), expected.end(), 0U);
@@ -81,7 +89,7 @@ TEST_P(Parking, EveryDatagramArrivesOnceAndInOrderAcrossAMove) {
   ASSERT_OK(source_lot);
   ASSERT_OK(target_lot);
   NumberedStream stream(place("client"));
-  sleep_ms(200);
+  stream.wait_for_more(1000);
 
   std::vector<uint32_t> numbers;
   ASSERT_OK(timed("park", "a", [&] { return (*source_lot)->park(); }));
@@ -106,7 +114,7 @@ TEST_P(Parking, EveryDatagramArrivesOnceAndInOrderAcrossAMove) {
   receive_numbers(*target_socket, 50, numbers);
   receive_numbers(*source_socket, 0, numbers);
   fmt::print("{} at the source, {} in all, {} sent\n", at_source, numbers.size(), sent);
-  expect_all_in_order(numbers, sent);
+  expect_all(numbers, sent, **target_lot);
 }
 
 TEST_P(Parking, UnparkPutsEverythingBackInOrder) {
@@ -117,11 +125,11 @@ TEST_P(Parking, UnparkPutsEverythingBackInOrder) {
   auto lot = prepare("a", *attachment);
   ASSERT_OK(lot);
   NumberedStream stream(place("client"));
-  sleep_ms(100);
+  stream.wait_for_more(500);
   std::vector<uint32_t> numbers;
   for (int round = 0; round < 20; ++round) {
     ASSERT_OK(timed("park", "a", [&] { return (*lot)->park(); }));
-    sleep_ms(5);
+    stream.wait_for_more(60);
     // Half of them were on their way to a target that failed.
     Frames unsent;
     for (int i = 0; i < 50; ++i) {
@@ -135,7 +143,7 @@ TEST_P(Parking, UnparkPutsEverythingBackInOrder) {
   }
   const uint32_t sent = stream.stop();
   receive_numbers(*socket, 50, numbers);
-  expect_all_in_order(numbers, sent);
+  expect_all(numbers, sent, **lot);
   EXPECT_GT((*lot)->statistics().parked, 500U);
 }
 
@@ -151,9 +159,9 @@ TEST_P(Parking, DeliveryReachesAHeldContainerWithGoodChecksums) {
   auto lot = prepare("a", *source);
   ASSERT_OK(lot);
   NumberedStream stream(place("client"));
-  sleep_ms(50);
+  stream.wait_for_more(200);
   ASSERT_OK(on("a", [&] { return (*lot)->park(); }));
-  sleep_ms(20);
+  stream.wait_for_more(100);
   stream.stop();
   Frames frames;
   collect(**lot, 20, frames);
@@ -202,7 +210,7 @@ TEST_P(Parking, DeathOfTheWorkerOpensTheWay) {
   std::vector<uint32_t> numbers;
   const auto stream = [&] {
     NumberedStream sender(place("client"));
-    sleep_ms(100);
+    sender.wait_for_more(200);
     const uint32_t sent = sender.stop();
     numbers.clear();
     receive_numbers(*socket, 50, numbers);
