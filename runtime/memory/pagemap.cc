@@ -37,11 +37,16 @@ bool is_absent(uint64_t categories) {
 }
 
 // Where a private page of a file was dropped while it was protected, the kernel leaves a marker in the page
-// table that looks like a swapped page. Its swap type is the highest of all, which no swap device can have.
+// table that looks like a swapped page (with a userfaultfd of ours, or of a tracker that went). Its type is
+// one of the highest, which no swap device can have (30 on Debian's 6.1, 31 on 6.12 and 6.18), shared with
+// entries of pages that are just being moved; those say the frame where a marker has a few bits (swapops.h).
 bool is_marker(uint64_t entry) {
-  constexpr uint64_t kTypeMask = 31;
-  constexpr uint64_t kMarker = 31;
-  return (entry & kEntrySwapped) != 0 && (entry & kTypeMask) == kMarker;
+  constexpr uint64_t kTypeBits = 5;
+  constexpr uint64_t kDeviceTypes = 23;  // at the least
+  constexpr uint64_t kMarkerMax = 7;
+  const uint64_t type = entry & ((1U << kTypeBits) - 1);
+  return (entry & kEntrySwapped) != 0 && type >= kDeviceTypes &&
+         (entry & kEntryFrame) >> kTypeBits <= kMarkerMax;
 }
 
 // The frame of the page of zeroes: that of a page of our own that was read, but never written.
@@ -227,17 +232,18 @@ Result<void> Pagemap::file_pages(Range range, uint64_t flags, uint64_t& done, Ra
                     .all_of = kPageFile,
                     .any_of = kPagePresent | kPageSwapped,
                     .show = kPagePresent | kPageSwapped};
-  Result<void> outcome;
+  Ranges found;
+  Ranges swapped;  // asked for afterwards: the walk may be using the buffer
   GODWIT_TRY(scan(range, query, done, [&](Range pages, uint64_t categories) {
-    if ((categories & kPageSwapped) == 0) return append_range(populated, pages);
-    auto real = real_swap(pages);
-    if (!real) {
-      outcome = std::unexpected(std::move(real).error());
-      return;
-    }
-    for (const Range& part : *real) append_range(populated, part);
+    ((categories & kPageSwapped) == 0 ? found : swapped).push_back(pages);
   }));
-  return outcome;
+  for (const Range& pages : swapped) {
+    GODWIT_ASSIGN(const Ranges real, real_swap(pages));
+    found.insert(found.end(), real.begin(), real.end());
+  }
+  normalize(found);
+  for (const Range& pages : found) append_range(populated, pages);
+  return {};
 }
 
 Result<void> Pagemap::populated(Range range, PageClass kind, Ranges& pages, bool protect) {

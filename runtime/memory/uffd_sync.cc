@@ -213,36 +213,37 @@ Result<bool> UffdSyncTracker::arm(Range range, PageClass kind, Ranges& populated
   return armed;
 }
 
-// False: not registered; then nothing is appended.
+// Appends to `written` (in no order) what was found unprotected, whatever comes of it: a part of it may be
+// protected by now. False: not registered, at least not all of it.
 Result<bool> UffdSyncTracker::take_part(Range range, PageClass kind, Ranges& written) {
   Ranges found;
   GODWIT_TRY(pagemap_.unprotected(range, kind, found));
+  written.insert(written.end(), found.begin(), found.end());
   if (found.empty()) return is_registered(range);
-  if (kind == PageClass::kShared) {
-    for (const Range& pages : found) {
-      GODWIT_ASSIGN(const bool armed, protect(pages));
-      if (!armed) return false;
-    }
-  } else {
-    GODWIT_ASSIGN(const bool armed, protect_private(found));
+  if (kind != PageClass::kShared) return protect_private(found);
+  for (const Range& pages : found) {
+    GODWIT_ASSIGN(const bool armed, protect(pages));
     if (!armed) return false;
   }
-  for (const Range& pages : found) append_range(written, pages);
   return true;
 }
 
 // The mapping may have been split since its borders were read: then once more with the new ones.
 Result<void> UffdSyncTracker::take(Range range, PageClass kind, Ranges& written, Ranges& replaced) {
   if (server_->broken() != 0) return fail("serve the page faults of", describe(), server_->broken());
-  GODWIT_ASSIGN(const bool whole, take_part(range, kind, written));
-  if (whole) return {};
-  GODWIT_ASSIGN(const std::vector<Vma> vmas, read_maps(pid_));
-  Ranges parts;
-  for_each_part(range, vmas, [&](Range part) { parts.push_back(part); });  // do not merge
-  for (const Range& part : parts) {
-    GODWIT_ASSIGN(const bool taken, take_part(part, kind, written));
-    if (!taken) append_range(replaced, part);
+  Ranges found;
+  GODWIT_ASSIGN(const bool whole, take_part(range, kind, found));
+  if (!whole) {
+    GODWIT_ASSIGN(const std::vector<Vma> vmas, read_maps(pid_));
+    std::vector<Range> parts;
+    for_each_part(range, vmas, [&](Range part) { parts.push_back(part); });
+    for (const Range& part : parts) {
+      GODWIT_ASSIGN(const bool taken, take_part(part, kind, found));
+      if (!taken) append_range(replaced, part);
+    }
+    normalize(found);
   }
+  for (const Range& pages : found) append_range(written, pages);
   return {};
 }
 

@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <sstream>
 
 #include "runtime/kernel/features.h"
+#include "runtime/memory/pagemap.h"
 #include "runtime/memory/store_tracker.h"
 
 namespace godwit::runtime {
@@ -160,6 +162,23 @@ void RoundsTest::compare_vma(const Vma& vma, int ours, int theirs) const {
         << std::dec << vma.inode << " seed " << seed_;
 }
 
+// A private page of a file that the source has dropped must be the file's at the replica, too.
+void RoundsTest::compare_populated(const Vma& vma) const {
+  Ranges sets[2];
+  for (const pid_t pid : {source_.child.pid(), replica_->pid()}) {
+    auto pagemap = Pagemap::open(pid);
+    ASSERT_DONE(pagemap);
+    ASSERT_DONE(pagemap->populated({vma.start, vma.end}, page_class(vma), sets[pid == replica_->pid()]));
+  }
+  const auto show = [](const Ranges& ranges) {
+    std::ostringstream text;
+    for (const Range& range : ranges) text << std::hex << " " << range.start << "-" << range.end;
+    return text.str();
+  };
+  ASSERT_EQ(sets[0], sets[1]) << "the source has more: " << show(subtract(sets[0], sets[1]))
+                              << " the replica: " << show(subtract(sets[1], sets[0])) << " seed " << seed_;
+}
+
 void RoundsTest::compare(const MemoryView& view) {
   const auto digest = digest_memory(view);
   const auto other = digest_memory(replica_view(view));
@@ -172,6 +191,8 @@ void RoundsTest::compare(const MemoryView& view) {
   for (const Vma& vma : view.processes[0].vmas) {
     if (vma.shared) continue;
     ASSERT_NO_FATAL_FAILURE(compare_vma(vma, memory->get(), copy->get()));
+    if (vma.inode == 0) continue;
+    ASSERT_NO_FATAL_FAILURE(compare_populated(vma));
   }
   for (int i = 0; i < 2; ++i) {
     const Vma whole{.start = 0, .end = arena::kObjectBytes, .name = {}};

@@ -45,6 +45,7 @@ class RoundsTest : public testing::TestWithParam<Tracking> {
   void round(bool frozen, MemoryView& view);
   void compare(const MemoryView& view);
   void compare_vma(const Vma& vma, int ours, int theirs) const;
+  void compare_populated(const Vma& vma) const;
   // SetUp has done it, for tracker_.
   Result<std::unique_ptr<DirtyTracker>> make_tracker();
 
