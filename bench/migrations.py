@@ -36,6 +36,12 @@ def show(title, values, unit, scale=1.0):
           f"{len(values)} runs)")
 
 
+def fill_memory(size):
+    """What any program costs its neighbours that fills as much memory as a migration must, and ends."""
+    program = f"b = bytearray({size}); b[::4096] = bytes([1]) * len(b[::4096])"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def measure_load(options):
     """Point 1: many migrations under load."""
     with Lab() as lab:
@@ -46,22 +52,27 @@ def measure_load(options):
             client.mark()
             time.sleep(3)
             usual = client.mark()["gap_us"]
+            fill_memory(options.memory * MIB)
+            beside = client.mark()["gap_us"]
             result = lab.migrate("redis", "--verify")
             time.sleep(0.5)
             seen = client.mark()
-            rows.append(result | {"client_gap_us": seen["gap_us"], "usual_gap_us": usual, "wrong": seen["wrong"]})
+            rows.append(result | {"client_gap_us": seen["gap_us"], "usual_gap_us": usual, "beside_gap_us": beside,
+                                  "wrong": seen["wrong"]})
         total = client.finish()
     print(f"redis, {options.memory} MiB, {options.load:.0f} writes of 4 KiB per second, {options.runs} migrations:")
     show("downtime", [r["downtime_us"] for r in rows], "ms", 1e3)
     show("client gap", [r["client_gap_us"] for r in rows], "ms", 1e3)
     show("client gap in 3 s without a migration", [r["usual_gap_us"] for r in rows], "ms", 1e3)
+    show("the same beside a program that fills memory", [r["beside_gap_us"] for r in rows], "ms", 1e3)
     show("total", [r["total_us"] for r in rows], "ms", 1e3)
     show("rounds", [r["rounds"] for r in rows], "")
     show("dirtied", [r["dirty_bytes_per_second"] for r in rows], "MB/s", 1e6)
     verified = sum(bool(r["verified"]) for r in rows)
     print(f"  {total['sent']} operations, {total['wrong']} wrong, {total['lost']} lost, {total['reconnects']} reconnects, "
           f"memory verified {verified} of {len(rows)} times")
-    keys = ("downtime_us", "client_gap_us", "usual_gap_us", "total_us", "rounds", "bytes_sent", "dirty_bytes_per_second", "verified")
+    keys = ("downtime_us", "client_gap_us", "usual_gap_us", "beside_gap_us", "total_us", "rounds", "bytes_sent",
+            "dirty_bytes_per_second", "verified")
     return {"migrations": [{k: r[k] for k in keys} for r in rows], "total": total}
 
 
