@@ -10,7 +10,6 @@
 #include <bit>
 #include <span>
 
-#include "base/breather.h"
 #include "runtime/kernel/features.h"
 #include "runtime/memory/page_batch.h"
 
@@ -19,9 +18,6 @@ namespace {
 
 using namespace uapi;  // NOLINT: names of this folder's own
 
-constexpr uint64_t kSliceBytes = uint64_t{16} << 20;
-constexpr double kRestPerWork = 1.0;
-constexpr int64_t kRestUsMax = 1'000'000;
 constexpr size_t kFoundMax = 4096;
 constexpr size_t kEntriesMax = 16384;
 
@@ -167,23 +163,9 @@ Result<void> Pagemap::scan_by_reading(Range range, const Query& query, uint64_t&
   return {};
 }
 
-// Protecting is done in slices with rests between them. A store to a page that was protected is slow once,
-// and the process's processors must be told of each page: all at once, a busy process does nothing else for a
-// while.
 template <typename Visit>
 Result<void> Pagemap::scan(Range range, const Query& query, uint64_t& done, Visit visit) {
   if (found_.empty()) return scan_by_reading(range, query, done, visit);
-  if ((query.flags & kScanWriteProtectMatching) == 0) return scan_at_once(range, query, done, visit);
-  Breather breather(kRestPerWork, kRestUsMax);
-  for (done = range.start; done < range.end; breather.breathe()) {
-    const uint64_t end = std::min(range.end, (done / kSliceBytes + 1) * kSliceBytes);
-    GODWIT_TRY(scan_at_once({done, end}, query, done, visit));
-  }
-  return {};
-}
-
-template <typename Visit>
-Result<void> Pagemap::scan_at_once(Range range, const Query& query, uint64_t& done, Visit visit) {
   PagemapScan request{};
   request.size = sizeof request;
   request.flags = query.flags;

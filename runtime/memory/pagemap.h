@@ -4,9 +4,8 @@
 //
 // With PAGEMAP_SCAN the kernel walks the page tables in the call; what it costs depends on the pages it has
 // to name (some 10 ns each) and on the entries it passes (1 to 3 ns each, more where file pages must be told
-// from others). Hence the queries: each asks for what is rare. Those that protect pages rest between slices
-// of 16 MiB: they take up to twice as long as their work (and one second more at most), and the process runs
-// on meanwhile. Reading costs some 30 ns for every page, and a tenth of it for one that is not there.
+// from others). Hence the queries: each asks for what is rare. Reading costs some 30 ns for every page, and a
+// tenth of it for one that is not there.
 //
 // Threads: one at a time. The descriptor belongs to the address space at the moment of open(); after an
 // execve(2) of the process it shows nothing.
@@ -81,8 +80,6 @@ class Pagemap {
   Pagemap(Fd fd, pid_t pid) : fd_(std::move(fd)), pid_(pid) {}
   template <typename Visit>
   Result<void> scan(Range range, const Query& query, uint64_t& done, Visit visit);
-  template <typename Visit>
-  Result<void> scan_at_once(Range range, const Query& query, uint64_t& done, Visit visit);
   template <typename Visit>
   Result<void> scan_by_reading(Range range, const Query& query, uint64_t& done, Visit visit);
   template <typename Visit>

@@ -2,8 +2,10 @@
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include "runtime/kernel/uapi.h"
@@ -65,20 +67,30 @@ void UffdTracker::split(const Vma& vma, size_t& next, std::vector<Area>& known, 
   append_range(fresh, {at, vma.end});
 }
 
-// Registers all anonymous mappings of the process that are not followed yet, and returns where. Registering a
-// part of a mapping splits it, and an mremap(2) of the whole would fail (EFAULT): the container would notice
-// us. The mappings change while we look, so no border of theirs is named: one call takes everything between
-// two mappings that are followed or of another kind, gaps included, and what grows or moves there is
-// registered whole. Where something of another kind has appeared meanwhile the call fails as a whole, and one
-// looks again.
+// Before Linux 6.13 a mapping brings its protection along when it is moved (mremap(2)), and seems to be clean
+// where it is registered anew. No call shows which way it is, so the version must.
+static bool moves_lose_protection() {
+  utsname system{};
+  int major = 0, minor = 0;
+  return ::uname(&system) == 0 && std::sscanf(system.release, "%d.%d", &major, &minor) == 2 &&
+         (major > 6 || (major == 6 && minor >= 13));
+}
+
+// Registers all anonymous mappings of the process, and returns where. Registering a part of a mapping splits
+// it, and an mremap(2) of the whole would fail (EFAULT): the container would notice us. The mappings change
+// while we look, so no border of theirs is named: one call takes everything between two mappings of another
+// kind, gaps included, and what grows or moves there is registered whole. Where something of another kind has
+// appeared meanwhile the call fails as a whole, and one looks again.
 //
-// What is followed is left alone: should it have been replaced since the last collect(), that must still show
-// in the next one. A mapping that was moved there brings its protection along (before Linux 6.13), and would
-// seem to be clean.
+// On kernels where moved mappings would seem to be clean, what is followed is left alone: should it have been
+// replaced since the last collect(), that must still show in the next one. The price is that a mapping which
+// lies across the border of what was followed can be split for the length of a round.
 Result<Ranges> UffdTracker::register_anonymous() const {
   constexpr int kAttempts = 4;
+  static const bool everything = moves_lose_protection();
   Ranges followed;
-  for (const Area& area : areas_) append_range(followed, area.range);
+  if (!everything)
+    for (const Area& area : areas_) append_range(followed, area.range);
   Ranges registered;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     registered.clear();
