@@ -4,6 +4,7 @@
 // Prints one line: rounds, written pages and milliseconds a round. For bench/trackers.py. Needs root, and a
 // cgroup of the process's own.
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -41,14 +42,14 @@ Result<std::unique_ptr<DirtyTracker>> make(pid_t pid, const char* wanted, Freeze
   return tracker;
 }
 
-Result<void> track(pid_t pid, const char* wanted, double seconds, unsigned period_ms) {
+Result<void> track(pid_t pid, const char* wanted, int period_ms) {
   GODWIT_ASSIGN(Freezer freezer, Freezer::open(pid));
   GODWIT_ASSIGN(const auto tracker, make(pid, wanted, freezer));
-  const int64_t end_ns = monotonic_ns() + static_cast<int64_t>(seconds * 1e9);
   uint64_t rounds = 0;
   uint64_t pages = 0;
   int64_t spent_ns = 0;
-  while (monotonic_ns() < end_ns) {
+  pollfd input{STDIN_FILENO, POLLIN, 0};
+  do {
     const int64_t begun_ns = monotonic_ns();
     Ranges replaced;
     GODWIT_ASSIGN(const Ranges written, tracker->collect(replaced));
@@ -56,8 +57,7 @@ Result<void> track(pid_t pid, const char* wanted, double seconds, unsigned perio
     GODWIT_TRY(tracker->follow(vmas));
     if (rounds++ != 0) spent_ns += monotonic_ns() - begun_ns;
     pages += total_size(written) / 4096;
-    ::usleep(period_ms * 1000);
-  }
+  } while (::poll(&input, 1, period_ms) == 0);
   const auto repeated = static_cast<double>(rounds > 1 ? rounds - 1 : 1);
   fmt::print("{{\"tracker\":\"{}\",\"rounds\":{},\"pages\":{:.0f},\"ms\":{:.3f}}}\n", tracker->name(), rounds,
              static_cast<double>(pages) / repeated, static_cast<double>(spent_ns) / 1e6 / repeated);
@@ -68,9 +68,8 @@ Result<void> track(pid_t pid, const char* wanted, double seconds, unsigned perio
 }  // namespace godwit::runtime
 
 int main(int count, char** arguments) {
-  if (count != 5) return fmt::print(stderr, "usage: track PID TRACKER SECONDS PERIOD_MS\n"), 2;
-  const auto outcome = godwit::runtime::track(std::atoi(arguments[1]), arguments[2], std::atof(arguments[3]),
-                                              static_cast<unsigned>(std::atoi(arguments[4])));
+  if (count != 4) return fmt::print(stderr, "usage: track PID TRACKER PERIOD_MS\n"), 2;
+  const auto outcome = godwit::runtime::track(std::atoi(arguments[1]), arguments[2], std::atoi(arguments[3]));
   if (!outcome) fmt::print(stderr, "track: {}\n", outcome.error().to_string());
   return outcome ? 0 : 1;
 }

@@ -70,7 +70,7 @@ struct Writer {
   }
   void write(uint64_t pages) const {
     shared[0] = pages;
-    while (pages != 0 && shared[0] != 0) ::usleep(50);
+    while (pages != 0 && shared[0] != 0) ::usleep(500);
   }
 };
 
@@ -104,7 +104,7 @@ struct Tracked {
     auto made = make_tracker(kind, writer);
     if (made) tracker = std::move(*made);
     auto followed = !made ? Result<void>(std::unexpected(made.error())) : Result<void>();
-    if (followed && follow) {
+    if (followed && follow && tracker) {
       if (auto first = tracker->follow(writer.vmas); !first) followed = std::unexpected(first.error());
     }
     if (!followed) error = followed.error().to_string();

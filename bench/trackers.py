@@ -72,8 +72,11 @@ class Redis:
             self.group.rmdir()
         self.directory.cleanup()
 
-    def operations(self, seconds, requests):
-        """Operations per second of a client that writes random keys, pipelined by four."""
+    def operations(self, seconds):
+        """Operations per second, over some seconds, of a client that writes random keys, pipelined by four."""
+        return self.run(max(1000, int(seconds * self.run(1000))))
+
+    def run(self, requests):
         out = subprocess.run(["redis-benchmark", "-s", self.socket, "-c", "4", "-P", "4", "-n", str(requests), "-r", str(self.keys),
                               "-d", "100", "--csv", "SETRANGE", "key:__rand_int__", "0", "x" * 100],
                              check=True, capture_output=True, text=True).stdout
@@ -85,23 +88,22 @@ def on_redis(build, names, options):
     found = {}
     redis = Redis(options.redis)
     try:
-        redis.operations(1, options.requests)  # warm
-        for name in ["none"] + names + ["none"] + names:
+        redis.operations(options.seconds)  # warm
+        for name in (["none"] + names) * 3:
             tracking = None
             if name != "none":
-                tracking = subprocess.Popen([build / "bench_track", str(redis.server.pid), name, "600", str(options.period)],
-                                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                tracking = subprocess.Popen([build / "bench_track", str(redis.server.pid), name, str(options.period)],
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                 time.sleep(1)
-            operations = redis.operations(1, options.requests)
+            operations = redis.operations(options.seconds)
             found.setdefault(name, []).append(operations)
             if tracking:
-                if tracking.poll() is not None:
-                    sys.exit(tracking.stderr.read().strip())
-                tracking.kill()
-                tracking.communicate()
+                _, errors = tracking.communicate("")
+                if tracking.returncode != 0:
+                    sys.exit(errors.strip())
     finally:
         redis.close()
-    return {name: statistics.mean(values) for name, values in found.items()}
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def table(figures, names):
@@ -168,7 +170,7 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="where bench_tracker and bench_track are")
     parser.add_argument("--memory", type=int, default=1024, help="MiB of the tracked process")
     parser.add_argument("--redis", type=int, default=256, help="MiB of data in redis")
-    parser.add_argument("--requests", type=int, default=400_000, help="of one measurement of redis")
+    parser.add_argument("--seconds", type=float, default=5, help="of one measurement of redis")
     parser.add_argument("--period", type=int, default=200, help="ms between two rounds beside redis")
     parser.add_argument("--plot", type=pathlib.Path, help="write an SVG here")
     parser.add_argument("--json", type=pathlib.Path, help="write the figures here")
@@ -179,6 +181,7 @@ def main():
     names = [n for n in NAMES if f"arm/{n}/" in listed]
     figures = micro(options.build, options.memory) if "micro" in parts else {}
     if "redis" in parts:
+        print("redis ...", file=sys.stderr, flush=True)
         figures["redis"] = on_redis(options.build, names, options)
     print(f"Linux {os.uname().release}, {options.memory} MiB; redis {options.redis} MiB, a round every {options.period} ms:\n")
     print(table(figures, names))
