@@ -122,14 +122,15 @@ TEST_P(Trackers, MovedOntoAnother) {
 
 // The kernel moves page tables here, not pages.
 TEST_P(Trackers, MovedByPageTables) {
+  const auto fill_small = [&](uint64_t start) {
+    map(start, 1024);
+    call(SYS_madvise, {start, 1024 * kPage, MADV_NOHUGEPAGE});
+    servant_->store(start, 1024, ++value_);
+  };
   check(
       [&] {
-        fill(kArea, 1024);
-        call(SYS_madvise, {kArea, 1024 * kPage, MADV_NOHUGEPAGE});
-        fill(kOther, 1024);
-        call(SYS_madvise, {kOther, 1024 * kPage, MADV_NOHUGEPAGE});
-        servant_->store(kArea, 1024, ++value_);
-        servant_->store(kOther, 1024, ++value_);
+        fill_small(kArea);
+        fill_small(kOther);
       },
       [&] {
         call(SYS_mremap, {kOther, 2 * kHuge, 2 * kHuge, MREMAP_MAYMOVE | MREMAP_FIXED, kArea});
