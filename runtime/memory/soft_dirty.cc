@@ -15,8 +15,7 @@
 //   itself migrated it to the very frame that the page before it had, and did the same to all of its
 //   neighbours.
 // * Shared memory: where a page-table entry goes (memory pressure, MADV_DONTNEED) its bit goes with it, and
-// the
-//   written page stays. So shared mappings always count as written, and are compared by their contents.
+//   the written page stays. So shared mappings always count as written, and are compared by their contents.
 #include <fcntl.h>
 #include <unistd.h>
 

@@ -3,7 +3,7 @@
 // "auto" takes the first that the kernel has of:
 //
 //   uffd        The process is stopped for nothing, and never waits for us.
-//   soft-dirty  It stands still for some 15 ms a GiB in each round; shared memory is read whole each time.
+//   soft-dirty  It stands still in each round (7.7 ms for 512 MiB here); shared memory is read whole then.
 //   uffd-sync   The first write to each page after each round waits for a thread of ours, and a thread that
 //               exits at the wrong moment is not protected from us (runtime/memory/uffd_sync.cc). Only by
 //               choice or for want of anything else.
