@@ -82,7 +82,8 @@ Result<void> check_mapping(const model::Mapping& mapping, const std::string& pro
   return {};
 }
 
-// Start and end of each part ordered, and inside user space: what prctl(PR_SET_MM_MAP) wants.
+// All inside user space. The order of the parts is left to prctl(PR_SET_MM_MAP), which is called only in the
+// frozen round: in the midst of an execve(2) there is none yet.
 bool has_good_layout(const model::AddressSpace& memory) {
   for (const uint64_t address :
        {memory.start_code(), memory.end_code(), memory.start_data(), memory.end_data(), memory.start_brk(),

@@ -240,14 +240,7 @@ class MemoryReconciler {
 
   Result<void> map_and_dress(bool new_executable) {
     CallBatch batch;
-    size_t layout_call = SIZE_MAX;
-    // First: the kernel lets go of an executable only while none of its pages are mapped, and a child has
-    // that of its parent, which may well be the one it is to map again.
-    if (new_executable) {
-      // What was read in the midst of an execve(2) may be impossible; the next snapshot will do.
-      layout_call = set_memory_layout(batch, wanted_.memory(), files_.at({wanted_.executable(), false}).fd,
-                                      !snapshot_.frozen());
-    }
+    if (new_executable) set_executable(batch);
     for (const Area& area : changes_.map) GODWIT_TRY(map_area(batch, area));
     size_t vdso_call = SIZE_MAX;
     if (vdso_changes_ && vdso_.end != 0) {
@@ -262,10 +255,38 @@ class MemoryReconciler {
     for (const auto& [key, file] : files_) batch.call(SYS_close, {file.fd}, "close");
     for (const auto& [id, fd] : shared_) batch.call(SYS_close, {fd}, "close");
     GODWIT_TRY(member_.leader().run(batch));
-    if (layout_call != SIZE_MAX && batch.result(layout_call) >= 0) member_.executable = wanted_.executable();
+    if (new_executable) member_.executable = wanted_.executable();
     member_.vdso = vdso_;
     if (vdso_call != SIZE_MAX) return check_vdso();
     return {};
+  }
+
+  // Goes before the mappings: the kernel lets go of an executable only while none of its pages are mapped,
+  // and a child has that of its parent, which may well be the one it is to map again. For the same reason it
+  // may not hang on the snapshot's layout, which can be impossible if it was read in the midst of an
+  // execve(2); the process gets that when it is frozen.
+  void set_executable(CallBatch& batch) {
+    set_memory_layout(batch, layout_of(member_.leader().scratch()),
+                      files_.at({wanted_.executable(), false}).fd);
+  }
+
+  // A layout that the kernel accepts of any process.
+  static model::AddressSpace layout_of(const Scratch& scratch) {
+    model::AddressSpace layout;
+    const uint64_t start = scratch.start;
+    const uint64_t end = scratch.start + scratch.size;
+    layout.set_start_code(start);
+    layout.set_end_code(end);
+    layout.set_start_data(start);
+    layout.set_end_data(start);
+    layout.set_start_brk(end);
+    layout.set_brk(end);
+    layout.set_start_stack(start);
+    layout.set_arg_start(start);
+    layout.set_arg_end(start);
+    layout.set_env_start(start);
+    layout.set_env_end(start);
+    return layout;
   }
 
   Result<void> map_area(CallBatch& batch, const Area& area) {
@@ -354,7 +375,7 @@ class MemoryReconciler {
 
 }  // namespace
 
-size_t set_memory_layout(CallBatch& batch, const model::AddressSpace& memory, int exe_fd, bool may_fail) {
+void set_memory_layout(CallBatch& batch, const model::AddressSpace& memory, int exe_fd) {
   prctl_mm_map map{};
   map.start_code = memory.start_code();
   map.end_code = memory.end_code();
@@ -372,8 +393,7 @@ size_t set_memory_layout(CallBatch& batch, const model::AddressSpace& memory, in
   const auto auxv = batch.data(std::as_bytes(std::span(memory.auxv().data(), memory.auxv().size())));
   const auto place = batch.object(map);
   if (map.auxv_size != 0) batch.link(place, offsetof(prctl_mm_map, auxv), auxv);
-  if (may_fail) return batch.call_may_fail(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, place, sizeof map, 0});
-  return batch.call(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, place, sizeof map, 0}, "set the memory layout");
+  batch.call(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, place, sizeof map, 0}, "set the memory layout");
 }
 
 Result<void> reconcile_address_space(Member& member, const model::Process& wanted,

@@ -78,10 +78,8 @@ Result<void> reconcile_threads(Member& member, const model::Process& wanted);
 Result<void> reconcile_address_space(Member& member, const model::Process& wanted,
                                      const model::Snapshot& snapshot, const HostFacts& facts,
                                      DescriptorRebuild& descriptors);
-// One call that sets all of struct mm_struct's addresses; exe_fd -1: the executable stays. Its index in the
-// batch.
-size_t set_memory_layout(CallBatch& batch, const model::AddressSpace& memory, int exe_fd,
-                         bool may_fail = false);
+// One call that sets all of struct mm_struct's addresses; exe_fd -1: the executable stays.
+void set_memory_layout(CallBatch& batch, const model::AddressSpace& memory, int exe_fd);
 
 // One file per topic; each adds calls to the batch that a thread of the process executes.
 void set_signal_actions(CallBatch& batch, const model::Process& wanted);
