@@ -41,8 +41,7 @@
 namespace godwit::runtime {
 
 // The private scratch mapping of one address space; shared by all puppets of that process.
-// [code | return frame | calls | data]; the code is not writable, the rest is not executable. It is listed
-// nowhere in a snapshot.
+// The code is not writable, the rest is not executable (scratch.h). It is listed nowhere in a snapshot.
 struct Scratch {
   uint64_t start = 0;
   uint64_t size = 0;
@@ -122,6 +121,15 @@ class CallBatch {
   std::vector<Link> links_;
 };
 
+class Puppet;
+
+// A batch and the thread that is to execute it.
+struct Injection {
+  Puppet* puppet = nullptr;
+  CallBatch batch;
+  std::string whose = {};  // the process, for error messages
+};
+
 class Puppet {
  public:
   // PTRACE_SEIZE and PTRACE_INTERRUPT of the thread `tid` (as this process's pid namespace numbers it),
@@ -163,6 +171,10 @@ class Puppet {
   // Executes the batch. Batches larger than the scratch area are cut into several resumes.
   // Fails if the injection fails, or with the first failed call that was not may_fail.
   Result<void> run(CallBatch& batch);
+  // Executes a batch in each of several threads, of any processes, at the same time: while one runs, the next
+  // is prepared. In no order. After a failure all are stopped again, and the first error is returned; what
+  // the others have done is done.
+  static Result<void> run_together(std::span<Injection> injections);
   // One call, no memory. Works without a scratch too, at a `syscall` instruction found in the process.
   Result<int64_t> call(long number, std::initializer_list<CallBatch::Argument> arguments,
                        std::string what = {});
@@ -181,20 +193,30 @@ class Puppet {
  private:
   Puppet(pid_t tid, uint64_t options) : tid_(tid), options_(options), seized_(true) {}
 
-  // One resume. `pieces` are written before it, `results` read after it.
-  struct Chunk;
-  Result<Chunk> next_chunk(const CallBatch& batch, size_t first) const;
-  Result<void> run_chunk(CallBatch& batch, const Chunk& chunk);
-  Result<void> execute_scratch(size_t calls);
-  Result<void> resume_until_done();
-  Result<void> prepare_frame();
+  struct Lane;   // of the scratch
+  struct Chunk;  // what one resume executes
+  static Lane make_lane(uint64_t start, uint64_t size, size_t calls_max);
+  [[nodiscard]] Lane whole_lane() const;
+  Result<Chunk> next_chunk(const CallBatch& batch, size_t first, const Lane& lane) const;
+  static void resolve(CallBatch& batch, Chunk& chunk, const Lane& lane);
+  Result<void> start_chunk(CallBatch& batch, Chunk& chunk, const Lane& lane);
+  Result<void> finish_chunk(CallBatch& batch, Chunk& chunk, const Lane& lane);
+  Result<void> check_ready();
+  Result<void> run_from(CallBatch& batch, size_t first);
+  struct Started;
+  static Result<void> start_in_lane(Injection& injection, size_t number, std::vector<Started>& started);
+  static Result<void> run_group(std::span<Injection> group);
+  Result<void> prepare_frame(const Lane& lane);
+  Result<void> enter_scratch(const Lane& lane, size_t calls);
+  Result<void> leave_scratch();
+  Result<void> wait_until_done();
+  Result<bool> take_stop(int status, uint64_t end);
   Result<void> restore();
   // A single call without a scratch, by two system-call stops.
   Result<int64_t> call_bare(uint64_t number, const uint64_t (&arguments)[6]);
   Result<uint64_t> find_syscall_instruction() const;
   Result<void> wait_for_syscall_stop();
   Result<int> wait_status();
-  Result<void> write(uint64_t address, std::span<const std::byte> bytes) const;
   [[nodiscard]] std::string name() const { return "thread " + std::to_string(tid_); }
 
   pid_t tid_;
@@ -206,6 +228,7 @@ class Puppet {
   bool sequence_left_ = false;  // leave_restartable_sequence() was done in this stop
   Scratch scratch_;
   std::vector<std::byte> frame_;  // what rt_sigreturn(2) would restore; empty until needed in this stop
+  uint64_t frame_address_ = 0;    // it holds at one place only
   std::vector<siginfo_t> held_signals_;
   bool held_stop_ = false;  // a SIGSTOP arrived during run()
   std::vector<pid_t> newborn_;

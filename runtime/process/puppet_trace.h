@@ -1,8 +1,9 @@
-// ptrace(2) with typed data, for the puppet's own sources.
+// What the puppet's own sources share: ptrace(2) with typed data, and what injected calls begin and end with.
 #pragma once
 
 #include <sys/ptrace.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include <bit>
 #include <cstdint>
@@ -17,6 +18,18 @@ long trace(int request, pid_t tid, uint64_t address = 0, Data data = {}) {
   } else {
     return ::ptrace(static_cast<__ptrace_request>(request), tid, address, static_cast<uint64_t>(data));
   }
+}
+
+inline constexpr uint64_t kSyscallFlags = 0x202;  // eflags: interrupts on, nothing else
+inline constexpr uint64_t kNoSystemCall = ~uint64_t{0};
+
+[[nodiscard]] inline bool is_error(int64_t result) {
+  constexpr int64_t kErrorMin = -4095;
+  return result < 0 && result >= kErrorMin;
+}
+
+[[nodiscard]] inline iovec vector_of(const void* start, size_t size) {
+  return {.iov_base = const_cast<void*>(start), .iov_len = size};  // NOLINT: iovec knows no const
 }
 
 }  // namespace godwit::runtime

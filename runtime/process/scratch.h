@@ -22,13 +22,17 @@ extern const std::byte godwit_scratch_code_end[];
 
 namespace godwit::runtime {
 
+// [code | data of the threads]. What lies behind the code belongs to the one thread that runs a batch, or is
+// divided into lanes, one for each of several threads that run batches at the same time. Either is
+// [return frame | calls | data].
 inline constexpr uint64_t kScratchPage = 4096;
 inline constexpr uint64_t kScratchFrame = kScratchPage;          // offset of the frame for rt_sigreturn
 inline constexpr uint64_t kScratchFrameSize = 4 * kScratchPage;  // holds any extended state up to AMX
-inline constexpr uint64_t kScratchCalls = kScratchFrame + kScratchFrameSize;
-inline constexpr size_t kChunkCallsMax = 256;  // calls executed by one resume
-inline constexpr uint64_t kScratchData = kScratchCalls + kChunkCallsMax * 64;
-inline constexpr uint64_t kScratchSizeMin = kScratchData + 4 * kScratchPage;
+inline constexpr size_t kChunkCallsMax = 256;                    // calls executed by one resume
+inline constexpr size_t kScratchLanes = 8;
+inline constexpr size_t kLaneCallsMax = 128;
+inline constexpr uint64_t kLaneSize = 8 * kScratchPage;
+inline constexpr uint64_t kScratchSizeMin = kScratchFrame + kScratchLanes * kLaneSize;
 
 // One call as the scratch code sees it.
 struct ScratchCall {

@@ -77,6 +77,15 @@ Result<void> read_scheduling(pid_t tid, model::Thread& thread) {
 
 }  // namespace
 
+std::vector<Puppet*> Member::held() const {
+  std::vector<Puppet*> puppets;
+  puppets.reserve(threads.size());
+  if (leader() != nullptr) puppets.push_back(leader());
+  for (const auto& [tid, puppet] : threads)
+    if (tid != process.host_pid) puppets.push_back(puppet.get());
+  return puppets;
+}
+
 Result<ProcStat> read_stat(pid_t pid) {
   GODWIT_ASSIGN(const std::string text, read_file(proc_path(pid, "stat")));
   return parse_stat(text);
@@ -159,7 +168,7 @@ Result<void> read_thread(pid_t tid, model::Thread& thread, ProcStatus& status) {
   GODWIT_ASSIGN(std::string comm, read_file(proc_path(tid, "comm")));
   if (comm.ends_with('\n')) comm.pop_back();
   thread.set_name(comm);
-  *thread.mutable_credentials() = status.credentials;
+  thread.mutable_credentials()->MergeFrom(status.credentials);  // the secure bits are asked elsewhere
   thread.set_seccomp_mode(status.seccomp_mode);
   thread.set_nice(stat.nice);
   GODWIT_TRY(read_scheduling(tid, thread));

@@ -30,6 +30,8 @@ struct Member {
     const auto found = threads.find(process.host_pid);
     return found == threads.end() ? nullptr : found->second.get();
   }
+  // The leader first; the others by host tid. In this order a frozen snapshot lists them.
+  [[nodiscard]] std::vector<Puppet*> held() const;
 };
 
 // /proc/PID/NAME and /proc/PID/task/TID/NAME
@@ -53,13 +55,34 @@ Result<void> read_thread(pid_t tid, model::Thread& thread, ProcStatus& status);
 // Frozen only. What ptrace tells of a held thread: registers are the caller's business.
 Result<void> read_held_thread(Member& member, Puppet& puppet, const ProcStatus& status,
                               model::Thread& thread);
-Result<void> read_pending(pid_t tid, bool shared,
-                          google::protobuf::RepeatedPtrField<model::PendingSignal>* to);
-// Frozen only. What only the process itself can ask, and what its leading thread can, in one batch of that
-// thread; `process` has its threads already.
-Result<void> ask_process(const Member& member, const std::vector<ProcTimer>& timers,
-                         const std::map<pid_t, uint32_t>& container_tids, model::Process& process);
-// What only the thread itself can ask: of the others.
-Result<void> ask_thread(Puppet& puppet, model::Thread& thread);
+// Frozen only: of the process and of its threads, which `process` lists.
+Result<void> read_pending_signals(const Member& member, model::Process& process);
+
+// What only a thread itself can ask, as one batch for each held thread; what belongs to the process, its
+// leader asks.
+struct Questions {
+  struct OfThread {
+    CallBatch::Place tid_address;
+    CallBatch::Place alternate_stack;
+    CallBatch::Place death_signal;
+    size_t secure_bits = 0;
+  };
+  struct OfTimer {
+    ProcTimer timer;
+    CallBatch::Place value;
+    size_t overrun = 0;
+  };
+  size_t first = 0;  // of the injections: that of the leader, with those of the other threads behind it
+  std::vector<OfThread> threads;
+  std::vector<CallBatch::Place> actions, intervals, limits;
+  std::vector<OfTimer> timers;
+  CallBatch::Place reaper;
+  size_t program_break = 0, dumpable = 0, huge_pages_off = 0;
+};
+// Frozen only. Appends the batches.
+Result<Questions> add_questions(const Member& member, std::vector<Injection>& injections);
+// `injections` have been run, `process` has its threads.
+Result<void> take_answers(const Member& member, const Questions& questions,
+                          const std::vector<Injection>& injections, model::Process& process);
 
 }  // namespace godwit::runtime

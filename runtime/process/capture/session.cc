@@ -48,29 +48,35 @@ Result<void> CaptureSession::add_live_threads(const Member& member, model::Proce
   return {};
 }
 
+// What the threads themselves have to be asked: all of all processes at the same time.
+Result<void> CaptureSession::ask_all(model::Snapshot& snapshot) const {
+  // Signals first: nothing may run in a process before its queues are read.
+  for (size_t i = 0; i < members_.size(); ++i)
+    GODWIT_TRY(read_pending_signals(*members_[i], *snapshot.mutable_processes(static_cast<int>(i))));
+  std::vector<Injection> injections;
+  std::vector<Questions> questions;
+  for (const auto& member : members_) {
+    GODWIT_ASSIGN(Questions asked, add_questions(*member, injections));
+    questions.push_back(std::move(asked));
+  }
+  GODWIT_TRY(Puppet::run_together(injections));
+  for (size_t i = 0; i < members_.size(); ++i)
+    GODWIT_TRY(take_answers(*members_[i], questions[i], injections,
+                            *snapshot.mutable_processes(static_cast<int>(i))));
+  return {};
+}
+
 Result<void> CaptureSession::add_frozen_threads(Member& member, model::Process& process) {
-  const pid_t pid = member.process.host_pid;
-  std::vector<Puppet*> puppets{member.leader()};
-  for (auto& [tid, puppet] : member.threads)
-    if (tid != pid) puppets.push_back(puppet.get());
-  std::map<pid_t, uint32_t> container_tids{{pid, process.pid()}};
-  // Signals first: nothing may run in the process before its queues are read.
-  GODWIT_TRY(read_pending(pid, true, process.mutable_pending_signals()));
-  for (Puppet* puppet : puppets) {
-    auto& thread = *process.add_threads();
+  int index = 0;
+  for (Puppet* puppet : member.held()) {
+    auto& thread = *process.mutable_threads(index++);
     ProcStatus status;
     GODWIT_TRY(read_thread(puppet->tid(), thread, status));
     GODWIT_TRY(read_held_thread(member, *puppet, status, thread));
-    container_tids[puppet->tid()] = thread.tid();
     const user_regs_struct registers = restarts_.resumable(puppet->tid(), puppet->registers());
     thread.set_general_registers(&registers, sizeof registers);
   }
-  GODWIT_TRY(ensure_scratch(member, *member.leader()));
-  for (size_t i = 1; i < puppets.size(); ++i)
-    GODWIT_TRY(ask_thread(*puppets[i], *process.mutable_threads(static_cast<int>(i))));
-  GODWIT_ASSIGN(const std::string text, read_file(proc_path(pid, "timers")));
-  GODWIT_ASSIGN(const auto timers, parse_timers(text));
-  return ask_process(member, timers, container_tids, process);
+  return {};
 }
 
 // What may have changed since the preflight and would be lost silently.
@@ -86,9 +92,8 @@ Result<void> CaptureSession::require_movable(const Member& member) const {
 
 // The tids alone: they are what the target must keep free.
 Result<void> CaptureSession::add_frozen_tids(const Member& member, model::Process& process) {
-  GODWIT_ASSIGN(const auto tids, list_threads(member.process.host_pid));
-  for (const pid_t tid : tids) {
-    GODWIT_ASSIGN(const ProcStatus status, read_status(tid));
+  for (const Puppet* puppet : member.held()) {
+    GODWIT_ASSIGN(const ProcStatus status, read_status(puppet->tid()));
     process.add_threads()->set_tid(static_cast<uint32_t>(status.namespace_pids.back()));
   }
   return {};
@@ -196,6 +201,10 @@ Result<model::Snapshot> CaptureSession::snapshot_frozen_memory() {
   for (auto& member : members_) GODWIT_TRY(add_frozen_process(*member, snapshot));
   add_shared_memory(snapshot);
   frozen_memory_ = snapshot;
+  GODWIT_TRY(add_clocks(*frozen_memory_));
+  // Now rather than with the rest: a thread that is woken to answer may be put behind whoever reads pages by
+  // then, and wait there for milliseconds.
+  GODWIT_TRY(ask_all(*frozen_memory_));
   return snapshot;
 }
 
@@ -204,10 +213,8 @@ Result<model::Snapshot> CaptureSession::snapshot_frozen() {
   if (!frozen_memory_) GODWIT_TRY(snapshot_frozen_memory());
   model::Snapshot snapshot = *std::move(frozen_memory_);
   frozen_memory_.reset();
-  GODWIT_TRY(add_clocks(snapshot));
   for (size_t i = 0; i < members_.size(); ++i) {
     model::Process& process = *snapshot.mutable_processes(static_cast<int>(i));
-    process.clear_threads();
     GODWIT_TRY(add_frozen_threads(*members_[i], process));
   }
   std::vector<FrozenProcess> frozen;

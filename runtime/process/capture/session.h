@@ -16,8 +16,8 @@
 
 namespace godwit::runtime {
 
-// Of the source: its batches are short, and the container pays for it.
-inline constexpr uint64_t kCaptureScratchSize = 64U << 10U;
+// Of the source: the smallest there is. Its batches are short, and the container pays for it.
+inline constexpr uint64_t kCaptureScratchSize = 0;
 
 class CaptureSession final : public Capture {
  public:
@@ -56,6 +56,7 @@ class CaptureSession final : public Capture {
   Result<void> add_frozen_process(Member& member, model::Snapshot& snapshot);
   Result<void> add_live_threads(const Member& member, model::Process& process);
   static Result<void> add_frozen_tids(const Member& member, model::Process& process);
+  Result<void> ask_all(model::Snapshot& snapshot) const;
   Result<void> add_frozen_threads(Member& member, model::Process& process);
   void add_shared_memory(model::Snapshot& snapshot) const;
   Result<void> add_clocks(model::Snapshot& snapshot) const;

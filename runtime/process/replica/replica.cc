@@ -44,9 +44,10 @@ class ProcessReplica final : public Replica {
   Result<void> bring_memory(const model::Snapshot& snapshot);
   Result<void> bring_rest(const model::Snapshot& snapshot);
   Result<void> complete(const model::Snapshot& snapshot);
-  Result<void> complete_process(Member& member, const model::Process& wanted);
-  Result<void> complete_thread(Member& member, const model::Process& wanted, const model::Thread& thread,
-                               Puppet& puppet);
+  Result<void> complete_threads(const model::Snapshot& snapshot);
+  [[nodiscard]] Result<CallBatch> completion_of(const model::Process& wanted,
+                                                const model::Thread& thread) const;
+  Result<void> become(Member& member, const model::Process& wanted);
   // After a failure nobody knows what the processes are like: only destroy() is left.
   Result<void> note(Result<void> outcome);
 
@@ -119,37 +120,44 @@ Result<void> ProcessReplica::complete(const model::Snapshot& snapshot) {
   std::vector<ReplicaProcess> processes;
   for (const auto& member : members_) processes.push_back(member->process());
   GODWIT_TRY(descriptors_->complete(snapshot, processes));
-  for (const model::Process& process : snapshot.processes()) {
-    GODWIT_TRY(complete_process(*find_member(members_, process.pid()), process));
-  }
+  GODWIT_TRY(complete_threads(snapshot));
+  for (const model::Process& process : snapshot.processes())
+    GODWIT_TRY(become(*find_member(members_, process.pid()), process));
   return {};
 }
 
-// The leader's batch carries what belongs to the process, and goes first: it is what needs privileges.
-Result<void> ProcessReplica::complete_process(Member& member, const model::Process& wanted) {
-  GODWIT_TRY(set_oom_score(member.host_pid, wanted.oom_score_adj()));
-  for (MemberThread& thread : member.threads) {
-    const model::Thread* found = nullptr;
-    for (const model::Thread& candidate : wanted.threads()) {
-      if (candidate.tid() == thread.tid) found = &candidate;
-    }
-    if (found == nullptr)
-      return refuse("complete", member.name(), "a thread that the snapshot does not have");
-    GODWIT_TRY(complete_thread(member, wanted, *found, *thread.puppet));
-  }
-  // No more calls from here on: the scratch goes, on the way to the registers that stay.
-  for (MemberThread& thread : member.threads) {
-    for (const model::Thread& candidate : wanted.threads()) {
-      if (candidate.tid() != thread.tid) continue;
-      GODWIT_TRY(set_registers(*thread.puppet, wanted, candidate, facts_));
-    }
-  }
-  return member.leader().drop_scratch();
+namespace {
+
+const model::Thread* find_thread(const model::Process& process, uint32_t tid) {
+  for (const model::Thread& thread : process.threads())
+    if (thread.tid() == tid) return &thread;
+  return nullptr;
 }
 
-Result<void> ProcessReplica::complete_thread(Member& member, const model::Process& wanted,
-                                             const model::Thread& thread, Puppet& puppet) {
-  GODWIT_TRY(set_scheduling(puppet.tid(), thread));
+}  // namespace
+
+// The leader's batch carries what belongs to the process, and goes first: it is what needs privileges.
+Result<void> ProcessReplica::complete_threads(const model::Snapshot& snapshot) {
+  std::vector<Injection> leaders, others;
+  for (const model::Process& process : snapshot.processes()) {
+    const Member& member = *find_member(members_, process.pid());
+    GODWIT_TRY(set_oom_score(member.host_pid, process.oom_score_adj()));
+    for (const MemberThread& thread : member.threads) {
+      const model::Thread* wanted = find_thread(process, thread.tid);
+      if (wanted == nullptr)
+        return refuse("complete", member.name(), "a thread that the snapshot does not have");
+      GODWIT_TRY(set_scheduling(thread.puppet->tid(), *wanted));
+      GODWIT_ASSIGN(CallBatch batch, completion_of(process, *wanted));
+      (thread.tid == process.pid() ? leaders : others)
+          .push_back({.puppet = thread.puppet.get(), .batch = std::move(batch), .whose = member.name()});
+    }
+  }
+  GODWIT_TRY(Puppet::run_together(leaders));
+  return Puppet::run_together(others);
+}
+
+Result<CallBatch> ProcessReplica::completion_of(const model::Process& wanted,
+                                                const model::Thread& thread) const {
   CallBatch batch;
   const bool leader = thread.tid() == wanted.pid();
   const bool same_filters = have_same_filters(wanted);
@@ -165,13 +173,18 @@ Result<void> ProcessReplica::complete_thread(Member& member, const model::Proces
     const bool with_siblings = same_filters && wanted.threads_size() > 1;
     GODWIT_TRY(set_seccomp(batch, thread, facts_, with_siblings));
   }
-  if (&puppet == &member.leader()) set_limits(batch, wanted);
+  if (leader) set_limits(batch, wanted);
   set_credentials(batch, thread, facts_);
   // A change of credentials takes it away; 2 is the kernel's own and cannot be asked for.
   batch.call(SYS_prctl, {PR_SET_DUMPABLE, wanted.dumpable() == 1 ? 1 : 0, 0, 0, 0}, "set dumpable");
-  auto outcome = puppet.run(batch);
-  if (!outcome.has_value()) outcome.error().object += " (" + member.name() + ")";
-  return outcome;
+  return batch;
+}
+
+// No more calls from here on: the scratch goes, on the way to the registers that stay.
+Result<void> ProcessReplica::become(Member& member, const model::Process& wanted) {
+  for (const MemberThread& thread : member.threads)
+    GODWIT_TRY(set_registers(*thread.puppet, wanted, *find_thread(wanted, thread.tid), facts_));
+  return member.leader().drop_scratch();
 }
 
 Result<pid_t> ProcessReplica::host_pid(uint32_t container_pid) const {

@@ -10,6 +10,8 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <filesystem>
+#include <thread>
 
 #include "base/clock.h"
 #include "tests/integration/process/victim.h"
@@ -33,13 +35,14 @@ namespace {
   return lanes[0] == marks[0] && lanes[1] == marks[1] && a == marks[2] && b == marks[3];
 }
 
-void check_oneself(Shared& shared) {
+void check_oneself(Shared& shared, uint64_t ready) {
   sigset_t blocked;
   ::sigemptyset(&blocked);
   ::sigaddset(&blocked, SIGUSR2);
   ::sigaddset(&blocked, SIGTRAP);
   ::sigprocmask(SIG_SETMASK, &blocked, nullptr);
-  shared.ready = 1;
+  while (shared.ready.load() + 1 < ready) ::usleep(100);
+  ++shared.ready;
   for (uint64_t i = 1;; ++i) {
     if (!registers_hold(i)) ++shared.failures;
     sigset_t now;
@@ -49,6 +52,10 @@ void check_oneself(Shared& shared) {
       ++shared.failures;
     ++shared.rounds;
   }
+}
+
+void check_alone(Shared& shared) {
+  check_oneself(shared, 1);
 }
 
 std::unique_ptr<Puppet> hold(pid_t pid) {
@@ -64,7 +71,7 @@ void expect_ok(const Result<void>& result) {
 }
 
 TEST(Puppet, RunsABatchAndLeavesNoTrace) {
-  Victim victim(check_oneself);
+  Victim victim(check_alone);
   ASSERT_TRUE(victim.wait_ready());
   Scratch scratch;
   for (int i = 0; i < 200; ++i) {
@@ -95,7 +102,7 @@ TEST(Puppet, RunsABatchAndLeavesNoTrace) {
 }
 
 TEST(Puppet, CutsBatchesThatAreTooLarge) {
-  Victim victim(check_oneself);
+  Victim victim(check_alone);
   ASSERT_TRUE(victim.wait_ready());
   auto puppet = hold(victim.pid());
   expect_ok(puppet->make_scratch(1));
@@ -115,7 +122,7 @@ TEST(Puppet, CutsBatchesThatAreTooLarge) {
 }
 
 TEST(Puppet, StopsAtTheFirstFailureAndNamesIt) {
-  Victim victim(check_oneself);
+  Victim victim(check_alone);
   ASSERT_TRUE(victim.wait_ready());
   auto puppet = hold(victim.pid());
   expect_ok(puppet->make_scratch());
@@ -237,9 +244,63 @@ TEST(Puppet, ForeignSignalsAreKept) {
   EXPECT_EQ(victim.shared().value[0], 77U);
 }
 
+// More threads than fit beside each other, and more calls than fit into one's part.
+TEST(Puppet, RunsBatchesOfManyThreadsTogether) {
+  constexpr int kThreads = 19;
+  Victim victim([](Shared& shared) {
+    std::vector<std::thread> threads;
+    for (int i = 1; i < kThreads; ++i)
+      threads.emplace_back([&, i] {
+        ++shared.ready;
+        for (uint64_t round = 1;; ++round)
+          if (!registers_hold(round * static_cast<uint64_t>(i))) ++shared.failures;
+      });
+    check_oneself(shared, kThreads);
+  });
+  ASSERT_TRUE(victim.wait_ready(kThreads));
+  std::vector<std::unique_ptr<Puppet>> puppets;
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(victim.pid()) + "/task"))
+    puppets.push_back(hold(std::stoi(entry.path().filename())));
+  ASSERT_EQ(puppets.size(), size_t{kThreads});
+  expect_ok(puppets.front()->make_scratch());
+  for (auto& puppet : puppets) puppet->adopt_scratch(puppets.front()->scratch());
+  std::vector<Injection> injections;
+  std::vector<CallBatch::Place> names;
+  for (size_t i = 0; i < puppets.size(); ++i) {
+    Injection injection{.puppet = puppets[i].get(), .batch = {}};
+    const auto name = injection.batch.text("thread" + std::to_string(i));
+    for (int k = 0; k < (i == 5 ? 400 : 3); ++k) injection.batch.call(SYS_gettid, {});
+    injection.batch.call(SYS_prctl, {PR_SET_NAME, name});
+    names.push_back(injection.batch.room(16));
+    injection.batch.call(SYS_prctl, {PR_GET_NAME, names.back()});
+    injections.push_back(std::move(injection));
+  }
+  expect_ok(Puppet::run_together(injections));
+  for (size_t i = 0; i < puppets.size(); ++i) {
+    const CallBatch& batch = injections[i].batch;
+    EXPECT_EQ(batch.result(batch.size() - 3), puppets[i]->tid());
+    EXPECT_STREQ(std::bit_cast<const char*>(batch.bytes(names[i]).data()),
+                 ("thread" + std::to_string(i)).c_str());
+  }
+  // One that fails is named, and all others have been waited for.
+  for (auto& injection : injections) injection.batch = {};
+  injections[3].batch.call(SYS_close, {-1}, "close the impossible");
+  injections[3].whose = "pid 7";
+  for (const size_t i : {2, 4}) injections[i].batch.call(SYS_gettid, {});
+  const auto failed = Puppet::run_together(injections);
+  ASSERT_FALSE(failed.has_value());
+  EXPECT_EQ(failed.error().operation, "close the impossible");
+  EXPECT_TRUE(failed.error().object.ends_with("(pid 7)")) << failed.error().object;
+  for (const size_t i : {2, 4}) EXPECT_EQ(injections[i].batch.result(0), puppets[i]->tid());
+  for (auto& puppet : puppets) expect_ok(puppet->release());
+  EXPECT_TRUE(victim.runs());
+  EXPECT_EQ(victim.shared().failures, 0U);
+}
+
 // The tracer is killed again and again, at moments nobody chose, while it injects.
 TEST(Puppet, ATracerThatDiesLeavesTheThreadRunning) {
-  Victim victim(check_oneself);
+  Victim victim(check_alone);
   ASSERT_TRUE(victim.wait_ready());
   Scratch scratch;
   {
@@ -271,7 +332,7 @@ TEST(Puppet, ATracerThatDiesLeavesTheThreadRunning) {
 }
 
 TEST(Puppet, AdoptsWhatItMakesItsThreadFork) {
-  Victim victim(check_oneself);
+  Victim victim(check_alone);
   ASSERT_TRUE(victim.wait_ready());
   auto seized = Puppet::seize(victim.pid(), PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE);
   ASSERT_TRUE(seized.has_value());
