@@ -21,6 +21,13 @@ uint64_t working_us(const RoundMeasurement& round) {
   return round.duration_us - std::min(round.paused_us, round.duration_us);
 }
 
+// What the last round would spend on pages that do not travel. Round 0 says nothing of it: it sends all.
+uint64_t comparing_us(const RoundMeasurement& round) {
+  if (round.since_last_scan_us == 0) return 0;
+  const uint64_t bytes = round.bytes_due - std::min(round.bytes_changed, round.bytes_due);
+  return bytes * kUsPerSecond / kCompareBytesPerSecond;
+}
+
 // The next harder step of throttling, or 0 if the last one is in force.
 unsigned harder_than(unsigned percent) {
   for (const unsigned step : kThrottleSteps)
@@ -55,6 +62,12 @@ RoundDecision press_harder(const PolicyGoals& goals, std::span<const RoundMeasur
                            uint64_t expected_us) {
   constexpr size_t kRoundsBeforeThrottle = 2;
   const unsigned now = rounds.back().throttle_percent;
+  if (kFixedDowntimeUs + comparing_us(rounds.back()) > goals.downtime_us)
+    return make(
+        RoundAction::kGiveUp, expected_us,
+        fmt::format("{:.0f} MB have to be read again to know what changed, which takes longer than the "
+                    "goal of {} ms (raise --downtime)",
+                    static_cast<double>(rounds.back().bytes_due) / 1e6, goals.downtime_us / 1000));
   if (rounds_at_this_throttle(rounds) < kRoundsBeforeThrottle)
     return make(RoundAction::kAnotherRound, expected_us, "measuring the present pace");
   const unsigned next = harder_than(now);
@@ -73,7 +86,7 @@ RoundDecision press_harder(const PolicyGoals& goals, std::span<const RoundMeasur
 
 uint64_t dirty_bytes_per_second(std::span<const RoundMeasurement> rounds) {
   if (rounds.empty()) return 0;
-  return per_second(rounds.back().bytes_due, rounds.back().since_last_scan_us);
+  return per_second(rounds.back().bytes_changed, rounds.back().since_last_scan_us);
 }
 
 uint64_t throughput_bytes_per_second(std::span<const RoundMeasurement> rounds) {
@@ -88,14 +101,14 @@ uint64_t expected_downtime_us(std::span<const RoundMeasurement> rounds) {
   if (rounds.empty()) return 0;
   const RoundMeasurement& last = rounds.back();
   // Round 0 has no dirty rate yet: all that is known is that what it sent may have been written again.
-  const uint64_t rate = last.since_last_scan_us == 0 ? per_second(last.bytes_due, last.duration_us)
+  const uint64_t rate = last.since_last_scan_us == 0 ? per_second(last.bytes_changed, last.duration_us)
                                                      : dirty_bytes_per_second(rounds);
   const double dirty_now = static_cast<double>(rate) * static_cast<double>(last.duration_us) / kUsPerSecond;
   // No more can be dirty than there is.
   const double bytes =
       std::min(dirty_now, static_cast<double>(std::max(last.bytes_due, rounds.front().bytes_due)));
   const double transfer_us = bytes * kUsPerSecond / static_cast<double>(throughput_bytes_per_second(rounds));
-  return kFixedDowntimeUs + static_cast<uint64_t>(transfer_us);
+  return kFixedDowntimeUs + static_cast<uint64_t>(transfer_us) + comparing_us(last);
 }
 
 RoundDecision decide(const PolicyGoals& goals, std::span<const RoundMeasurement> rounds,

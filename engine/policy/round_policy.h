@@ -4,8 +4,12 @@
 // The model. A round sends what was dirty when it began and lasts `duration_us`. Meanwhile the container goes
 // on writing; what it wrote is the next round's work. If the container were frozen now, the last round would
 // carry the pages written since the last scan. So the downtime to expect is
-//     fixed cost + dirty bytes now / throughput
+//     fixed cost + dirty bytes now / throughput + bytes to compare / pace of comparing
 // and another round is worth its time as long as it makes that clearly smaller.
+//
+// Dirty is what really changed. A tracker also names pages whose content the target has (soft-dirty bits name
+// some thousands in every round, shared memory may be named whole): they are read and compared, each time the
+// same ones, but they do not travel, and neither a faster link nor a slower container makes them fewer.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +27,10 @@ struct PolicyGoals {
 struct RoundMeasurement {
   uint64_t bytes_sent = 0;          // on the wire
   uint64_t bytes_due = 0;           // pages that the scan found, in bytes
+  uint64_t bytes_changed = 0;       // of these, pages that had to be sent with their content
   uint64_t duration_us = 0;         // from its scan until all of it was stored at the target
   uint64_t paused_us = 0;           // of these, the time that the sender left to the container (pace.h)
-  uint64_t since_last_scan_us = 0;  // over which `bytes_due` were written; 0 in round 0
+  uint64_t since_last_scan_us = 0;  // over which `bytes_changed` were written; 0 in round 0
   unsigned throttle_percent = 0;    // in force during it; 0: none
 };
 
@@ -40,6 +45,9 @@ struct RoundDecision {
 
 // Costs of a cutover that do not depend on the amount of dirty memory: freeze, snapshot, reconcile, resume.
 inline constexpr uint64_t kFixedDowntimeUs = 4'000;
+// At which pages are read and found to be what the target has: one thread that reads another process and
+// hashes, 4 GB/s and more here; half of it is left for slower machines.
+inline constexpr uint64_t kCompareBytesPerSecond = 2'000'000'000;
 // Kept free before the deadline for the cutover itself and its aftermath.
 inline constexpr uint64_t kCutoverReserveUs = 500'000;
 inline constexpr unsigned kRoundsMax = 200;

@@ -60,6 +60,7 @@ Result<SourceSession::State> SourceSession::round() {
   RoundMeasurement measurement;
   measurement.bytes_sent = link_->counters().bytes - bytes_before;
   measurement.bytes_due = due.pages_due * kPageSize;
+  measurement.bytes_changed = (pages_.counters().pages_sent - counters_before.pages_sent) * kPageSize;
   measurement.duration_us = static_cast<uint64_t>(monotonic_us() - scan_us);
   measurement.paused_us = paused_us_;
   measurement.since_last_scan_us = round_ == 0 ? 0 : static_cast<uint64_t>(scan_us - last_scan_us_);
