@@ -7,7 +7,7 @@ from base import ROOT, GuestCase
 
 # Where the source is when the cable is pulled: before the target is asked, with the pages of the first round sent, with
 # those of a later one sent, frozen, with the last pages sent, with everything sent, and with the decision on disk. The
-# steps of engine/fault.h between them do the same and are left out for their time, 20 to 30 s each.
+# steps of engine/fault.h between them do the same and are left out for their time, some 25 s each.
 STEPS = ("source.prepare", "source.round0.sent", "source.round.sent", "source.frozen", "source.pages",
          "source.complete", "source.committed")
 
