@@ -117,6 +117,8 @@ class Topology {
 };
 
 struct ClientOutcome {
+  Fd socket;  // open to the end of the test: on a slow machine all may have gone through before the link is
+              // cut
   std::atomic<bool> ended{false};
   bool right = false;
   uint64_t sent = 0;
@@ -125,16 +127,17 @@ struct ClientOutcome {
 
 void client(uint16_t port, ClientOutcome& outcome) {
   Topology::enter("c");
-  const Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  outcome.socket = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int socket = outcome.socket.get();
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
   ::inet_pton(AF_INET, "10.9.0.2", &address.sin_addr);
-  bool right = ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+  bool right = ::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
   const int64_t deadline = monotonic_us() + 20'000'000;
   while (right && monotonic_us() < deadline &&
          (outcome.sent < kStreamBytes || outcome.received < kStreamBytes))
-    right = kClient.step(socket.get(), outcome.sent, outcome.received, true);
+    right = kClient.step(socket, outcome.sent, outcome.received, true);
   outcome.right = right && outcome.sent == kStreamBytes && outcome.received == kStreamBytes;
   outcome.ended = true;
 }
