@@ -13,11 +13,10 @@ using runtime::MemoryView;
 using runtime::ProcessView;
 using runtime::SharedMemoryView;
 using runtime::Vma;
-namespace model = runtime::model;
 
 namespace {
 
-Vma to_vma(const model::Mapping& mapping) {
+Vma to_vma(const runtime::model::Mapping& mapping) {
   Vma vma;
   vma.start = mapping.start();
   vma.end = mapping.end();
@@ -33,9 +32,9 @@ Vma to_vma(const model::Mapping& mapping) {
 }
 
 // Shared memory that someone may write without touching a page table: through a writable descriptor.
-std::set<uint64_t> written_by_descriptor(const model::Snapshot& snapshot) {
+std::set<uint64_t> written_by_descriptor(const runtime::model::Snapshot& snapshot) {
   std::set<uint64_t> ids;
-  for (const model::FileDescription& description : snapshot.descriptions())
+  for (const runtime::model::FileDescription& description : snapshot.descriptions())
     if (description.has_memory() && (description.flags() & O_ACCMODE) != O_RDONLY)
       ids.insert(description.memory().shared_memory());
   return ids;
@@ -43,14 +42,14 @@ std::set<uint64_t> written_by_descriptor(const model::Snapshot& snapshot) {
 
 }  // namespace
 
-Result<MemoryView> make_memory_view(const model::Snapshot& snapshot,
+Result<MemoryView> make_memory_view(const runtime::model::Snapshot& snapshot,
                                     const std::vector<CapturedProcess>& processes,
                                     const std::function<Result<int>(uint64_t)>& shared_memory_fd) {
   MemoryView view;
   view.frozen = snapshot.frozen();
   std::map<uint64_t, SharedMemoryView> shared;
   const std::set<uint64_t> by_descriptor = written_by_descriptor(snapshot);
-  for (const model::SharedMemory& object : snapshot.shared_memory()) {
+  for (const runtime::model::SharedMemory& object : snapshot.shared_memory()) {
     GODWIT_ASSIGN(const int fd, shared_memory_fd(object.id()));
     shared[object.id()] = {.space_id = object.id(),
                            .fd = fd,
@@ -61,14 +60,14 @@ Result<MemoryView> make_memory_view(const model::Snapshot& snapshot,
   std::map<uint32_t, pid_t> host_pids;
   for (const CapturedProcess& process : processes)
     host_pids[static_cast<uint32_t>(process.container_pid)] = process.host_pid;
-  for (const model::Process& process : snapshot.processes()) {
+  for (const runtime::model::Process& process : snapshot.processes()) {
     ProcessView space{
         .space_id = process.pid(), .host_pid = host_pids[process.pid()], .vmas = {}, .kernel_bytes = {}};
-    for (const model::Thread& thread : process.threads())
+    for (const runtime::model::Thread& thread : process.threads())
       if (thread.rseq_length() != 0)
         space.kernel_bytes.push_back(
             {.start = thread.rseq_address(), .end = thread.rseq_address() + thread.rseq_length()});
-    for (const model::Mapping& mapping : process.memory().mappings()) {
+    for (const runtime::model::Mapping& mapping : process.memory().mappings()) {
       // Shared file mappings have their pages in the file, which both hosts see.
       if ((mapping.flags() & MAP_SHARED) != 0 && mapping.shared_memory() == 0) continue;
       space.vmas.push_back(to_vma(mapping));

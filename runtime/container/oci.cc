@@ -21,7 +21,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kConfigBytesMax = size_t{1} << 20;
-constexpr uint64_t kCpuPeriodUs = 100'000;
 constexpr uint64_t kMemoryBytesMin = uint64_t{4} << 20;
 constexpr uint32_t kCpuMillisMin = 10;  // the kernel's smallest quota is 1 ms of a period
 constexpr size_t kNestingMax = 64;

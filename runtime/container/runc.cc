@@ -14,7 +14,6 @@ namespace godwit::runtime {
 namespace {
 
 constexpr int kExecTimeoutMs = 600'000;
-constexpr uint64_t kCpuPeriodUs = 100'000;
 
 Command runc_command(const std::string& root) {
   Command command;

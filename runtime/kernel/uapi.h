@@ -40,6 +40,12 @@
 #define PR_SET_MEMORY_MERGE 67
 #define PR_GET_MEMORY_MERGE 68
 #endif
+#ifndef PR_TIMER_CREATE_RESTORE_IDS
+#define PR_TIMER_CREATE_RESTORE_IDS 77
+#define PR_TIMER_CREATE_RESTORE_IDS_OFF 0
+#define PR_TIMER_CREATE_RESTORE_IDS_ON 1
+#define PR_TIMER_CREATE_RESTORE_IDS_GET 2
+#endif
 
 // PAGEMAP_SCAN, an ioctl of /proc/PID/pagemap (6.7; Documentation/admin-guide/mm/pagemap.rst). The structures
 // carry names of our own, so that they do not clash with newer headers.

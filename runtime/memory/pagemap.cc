@@ -12,6 +12,7 @@
 
 #include "runtime/kernel/features.h"
 #include "runtime/memory/page_batch.h"
+#include "runtime/memory/process_memory.h"
 
 namespace godwit::runtime {
 namespace {
@@ -20,12 +21,6 @@ using namespace uapi;  // NOLINT: names of this folder's own
 
 constexpr size_t kFoundMax = 4096;
 constexpr size_t kEntriesMax = 16384;
-
-std::string describe(pid_t pid, Range range) {
-  std::array<char, 96> text;
-  std::snprintf(text.data(), text.size(), "pid %d %lx-%lx", pid, range.start, range.end);
-  return text.data();
-}
 
 // Of anonymous memory: nothing there but zeroes.
 bool is_absent(uint64_t categories) {

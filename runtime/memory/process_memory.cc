@@ -16,12 +16,6 @@ namespace {
 constexpr size_t kVectorMax = 256;  // of iovecs in one call; the kernel's limit is IOV_MAX, 1024
 constexpr size_t kZeroBytes = size_t{256} << 10;
 
-std::string describe(pid_t pid, Range range) {
-  std::array<char, 96> text;
-  std::snprintf(text.data(), text.size(), "pid %d %lx-%lx", pid, range.start, range.end);
-  return text.data();
-}
-
 const std::byte* zeroes() {
   static const auto block = std::make_unique<std::array<std::byte, kZeroBytes>>();
   return block->data();
@@ -66,6 +60,12 @@ class RangeWalk {
 };
 
 }  // namespace
+
+std::string describe(pid_t pid, Range range) {
+  std::array<char, 96> text;
+  std::snprintf(text.data(), text.size(), "pid %d %lx-%lx", pid, range.start, range.end);
+  return text.data();
+}
 
 Result<void> ProcessMemory::prepare() {
   if (mem_.valid()) return {};

@@ -19,6 +19,9 @@
 
 namespace godwit::runtime {
 
+// As errors name it.
+[[nodiscard]] std::string describe(pid_t pid, Range range);
+
 class ProcessMemory {
  public:
   explicit ProcessMemory(pid_t pid) : pid_(pid) {}

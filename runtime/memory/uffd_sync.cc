@@ -55,7 +55,7 @@ int write_protect(int fd, Range range, bool protect) {
 constexpr uint64_t kPieceBytes = 64 * kPageSize;
 // How far behind the start of its control block the word of a thread can lie that the kernel writes: 0x2d0 in
 // glibc 2.36, less in musl.
-constexpr uint64_t kBlockBytes = 1024;
+constexpr uint64_t kControlBlockBytes = 1024;
 
 // Appends the pages of [start, start + bytes.size()) that hold control blocks of threads, and perhaps the
 // page behind them.
@@ -64,8 +64,8 @@ void find_thread_blocks(uint64_t start, std::span<const std::byte> bytes, Ranges
     uint64_t word = 0;
     std::memcpy(&word, bytes.data() + at, sizeof word);
     if (word != start + at) continue;
-    append_range(
-        pages, {word / kPageSize * kPageSize, (word + kBlockBytes + kPageSize - 1) / kPageSize * kPageSize});
+    append_range(pages, {word / kPageSize * kPageSize,
+                         (word + kControlBlockBytes + kPageSize - 1) / kPageSize * kPageSize});
   }
 }
 

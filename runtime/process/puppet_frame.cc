@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 
+#include "runtime/process/restart.h"
 #include "runtime/process/scratch.h"
 
 namespace godwit::runtime {
@@ -20,12 +21,6 @@ constexpr uint64_t kTileFeatures = 3U << 17U;  // AMX, enabled for those only th
 
 // uc_flags (the kernel's arch/x86 asm/ucontext.h).
 constexpr uint64_t kHasExtendedState = 1, kHasStackSegment = 2, kStrictStackSegment = 4;
-
-// Errors that a thread shows when it stopped inside a system call (the kernel's include/linux/errno.h).
-constexpr int64_t kRestartSystemCall = -512;
-constexpr int64_t kRestartNoInterrupt = -513;
-constexpr int64_t kRestartNoHandler = -514;
-constexpr int64_t kRestartBlock = -516;
 
 struct KernelContext {  // struct ucontext of the kernel: shorter than the C library's
   uint64_t flags;

@@ -10,14 +10,10 @@
 
 #include "runtime/process/puppet.h"
 #include "runtime/process/puppet_trace.h"
+#include "runtime/process/restart.h"
 #include "runtime/process/scratch.h"
 
 namespace godwit::runtime {
-namespace {
-
-constexpr size_t kExtendedStateMax = kScratchFrameSize;
-
-}  // namespace
 
 // Where in the scratch a thread has its frame, its calls and their data.
 struct Puppet::Lane {
@@ -88,7 +84,7 @@ Result<Puppet::Chunk> Puppet::next_chunk(const CallBatch& batch, size_t first, c
 
 Result<void> Puppet::prepare_frame(const Lane& lane) {
   if (!frame_.empty() && frame_address_ == lane.frame) return {};
-  std::vector<std::byte> state(kExtendedStateMax);
+  std::vector<std::byte> state(kScratchFrameSize);
   iovec place = vector_of(state.data(), state.size());
   if (trace(PTRACE_GETREGSET, tid_, NT_X86_XSTATE, &place) != 0)
     return fail("read the extended registers of", name());

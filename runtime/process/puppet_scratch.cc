@@ -16,6 +16,7 @@
 #include "runtime/memory/address_space.h"
 #include "runtime/process/puppet.h"
 #include "runtime/process/puppet_trace.h"
+#include "runtime/process/restart.h"
 #include "runtime/process/scratch.h"
 
 namespace godwit::runtime {

@@ -21,7 +21,6 @@ long trace(int request, pid_t tid, uint64_t address = 0, Data data = {}) {
 }
 
 inline constexpr uint64_t kSyscallFlags = 0x202;  // eflags: interrupts on, nothing else
-inline constexpr uint64_t kNoSystemCall = ~uint64_t{0};
 
 [[nodiscard]] inline bool is_error(int64_t result) {
   constexpr int64_t kErrorMin = -4095;

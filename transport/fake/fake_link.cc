@@ -10,16 +10,13 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "transport/deadline.h"
 #include "transport/link_options.h"
 
 namespace godwit::transport {
 namespace {
 
 constexpr const char* kLink = "the fake link";
-
-bool has_passed(int64_t deadline_ns) {
-  return deadline_ns != 0 && monotonic_ns() >= deadline_ns;
-}
 
 // What both ends share. Every member function takes the mutex for itself, but the private ones, which are
 // called under it.

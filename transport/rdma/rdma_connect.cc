@@ -3,6 +3,7 @@
 #include "transport/address.h"
 #include "transport/deadline.h"
 #include "transport/link_options.h"
+#include "transport/names.h"
 #include "transport/rdma/device.h"
 #include "transport/rdma/rdma_link.h"
 #include "transport/rdma/rdma_sender.h"
@@ -10,7 +11,6 @@
 namespace godwit::transport {
 namespace {
 
-constexpr const char* kPeer = "the target's end of the link";
 constexpr int kResolveMs = 2000;
 // IBTA, table "Rejection Reason": the private data is the target's own.
 constexpr int kRejectedByConsumer = 28;
@@ -101,7 +101,7 @@ Result<RdmaWelcome> Connector::join(uint32_t stream) {
   if (::rdma_connect(endpoint_->id(stream), &parameters) != 0) return fail(operation, name_);
   GODWIT_ASSIGN(const ConnectionEvent established,
                 await(endpoint_->id(stream), RDMA_CM_EVENT_ESTABLISHED, operation));
-  return read_welcome(established.private_data(), options_, kPeer);
+  return read_welcome(established.private_data(), options_, kTargetEnd);
 }
 
 Result<ConnectionEvent> Connector::await(const rdma_cm_id* id, rdma_cm_event_type wanted,
@@ -124,11 +124,12 @@ Error Connector::explain(const ConnectionEvent& event, const char* operation) co
       return fail(operation, name_, ECONNREFUSED, "nobody listens there").error();
     if (event.status == kRejectedByConsumer && event.data_size >= sizeof(RdmaRefusal) &&
         read_refusal(event.private_data()) != RefusalReason::kInvalid)
-      return fail("join", kPeer, ECONNREFUSED, describe(read_refusal(event.private_data()))).error();
-    return fail("join", kPeer, ECONNRESET, "it dropped the connection: was the token the right one?").error();
+      return fail("join", kTargetEnd, ECONNREFUSED, describe(read_refusal(event.private_data()))).error();
+    return fail("join", kTargetEnd, ECONNRESET, "it dropped the connection: was the token the right one?")
+        .error();
   }
   if (event.type == RDMA_CM_EVENT_DISCONNECTED)
-    return fail("join", kPeer, ECONNRESET, "it dropped the connection").error();
+    return fail("join", kTargetEnd, ECONNRESET, "it dropped the connection").error();
   const int code = event.status < 0 ? -event.status : EHOSTUNREACH;
   return fail(operation, name_, code,
               code == ENODEV ? "the interface that leads there is no RDMA device's" : event.name())
@@ -146,7 +147,7 @@ Result<std::unique_ptr<LinkSender>> connect_rdma_link(const std::string& address
                                                       std::string_view token, const LinkOptions& options,
                                                       int64_t deadline_ns, const std::string& local) {
   GODWIT_TRY(check_options(options));
-  GODWIT_ASSIGN(const LinkToken link_token, parse_token(token, kPeer));
+  GODWIT_ASSIGN(const LinkToken link_token, parse_token(token, kTargetEnd));
   GODWIT_ASSIGN(const SocketAddress target, parse_address(address, port));
   std::optional<SocketAddress> from;
   if (!local.empty()) {

@@ -10,7 +10,7 @@
 namespace godwit::transport {
 namespace {
 
-constexpr int kBacklog = 64;
+constexpr int kRequestsMax = 64;
 
 void reject(const Connection& connection, std::optional<RefusalReason> reason) {
   const RdmaRefusal refusal{.reason = reason.value_or(RefusalReason::kInvalid)};
@@ -39,7 +39,7 @@ Result<RdmaLinkListener> RdmaLinkListener::listen(const std::string& address, ui
     return fail(
         "listen by RDMA on", address, errno,
         errno == ENODEV || errno == EADDRNOTAVAIL ? "no RDMA device of this host has this address" : "");
-  if (::rdma_listen(connection.id(), kBacklog) != 0) return fail("listen by RDMA on", address);
+  if (::rdma_listen(connection.id(), kRequestsMax) != 0) return fail("listen by RDMA on", address);
   GODWIT_ASSIGN(std::string token, make_token());
   GODWIT_ASSIGN(const LinkToken link_token, parse_token(token, "this host"));
   return RdmaLinkListener(std::move(channel), std::move(connection), std::move(token), link_token);
@@ -97,7 +97,7 @@ Result<void> RdmaLinkListener::handle(const ConnectionEvent& event) {
 
 Result<void> RdmaLinkListener::answer(const ConnectionEvent& request) {
   Connection connection(request.id);
-  const auto hello = read_hello(request.private_data(), link_token_);
+  const auto hello = read_rdma_hello(request.private_data(), link_token_);
   const auto objection = hello ? find_objection(*hello, request.id) : std::nullopt;
   if (!hello || objection) {
     reject(connection, objection);

@@ -7,15 +7,12 @@
 
 #include "base/clock.h"
 #include "transport/deadline.h"
+#include "transport/names.h"
 
 namespace godwit::transport {
 namespace {
 
 constexpr useconds_t kRoomPauseUs = 50;
-
-std::string stream_name(uint32_t stream) {
-  return "stream " + std::to_string(stream) + " of the link";
-}
 
 }  // namespace
 

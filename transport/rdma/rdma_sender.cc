@@ -4,17 +4,10 @@
 
 #include "base/clock.h"
 #include "transport/deadline.h"
+#include "transport/names.h"
 #include "transport/rdma/rdma_link.h"
 
 namespace godwit::transport {
-namespace {
-
-std::string stream_name(uint32_t stream) {
-  return "stream " + std::to_string(stream) + " of the link";
-}
-
-}  // namespace
-
 RdmaSender::RdmaSender(std::unique_ptr<RdmaEndpoint> endpoint, const std::vector<RdmaWelcome>& rings)
     : endpoint_(std::move(endpoint)), name_("rdma+" + endpoint_->device()) {
   for (const RdmaWelcome& ring : rings) {

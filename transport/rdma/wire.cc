@@ -39,7 +39,7 @@ std::optional<Immediate> unpack(uint32_t packed) {
   return immediate;
 }
 
-std::optional<RdmaHello> read_hello(std::span<const std::byte> bytes, const LinkToken& token) {
+std::optional<RdmaHello> read_rdma_hello(std::span<const std::byte> bytes, const LinkToken& token) {
   auto hello = copy<RdmaHello>(bytes);
   if (hello && !are_equal(hello->token, token)) return std::nullopt;
   return hello;

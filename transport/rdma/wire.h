@@ -88,7 +88,7 @@ struct Immediate {
 [[nodiscard]] std::optional<Immediate> unpack(uint32_t packed);
 
 // A hello whose magic and token are right; nothing otherwise: such a peer deserves no answer.
-std::optional<RdmaHello> read_hello(std::span<const std::byte> bytes, const LinkToken& token);
+std::optional<RdmaHello> read_rdma_hello(std::span<const std::byte> bytes, const LinkToken& token);
 // Why this hello cannot be served, or nothing.
 std::optional<RefusalReason> find_fault(const RdmaHello& hello);
 // EPROTO if it is none, or if what it says cannot be. `peer` is named in errors.

@@ -4,20 +4,16 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include "transport/names.h"
 #include "transport/tcp/socket.h"
 
 namespace godwit::transport {
 namespace {
 
-constexpr const char* kPeer = "the source's end of the link";
 constexpr uint32_t kOverEvent = UINT32_MAX;  // not a stream's
 
-std::string stream_name(uint32_t stream) {
-  return "stream " + std::to_string(stream) + " of the link";
-}
-
 std::unexpected<Error> malformed(std::string why) {
-  return fail("read a frame from", kPeer, EPROTO, std::move(why));
+  return fail("read a frame from", kSourceEnd, EPROTO, std::move(why));
 }
 
 }  // namespace
@@ -88,7 +84,7 @@ std::unexpected<Error> TcpReceiver::end(Error error) {
 }
 
 void TcpReceiver::cancel() {
-  static_cast<void>(end(fail("receive from", kPeer, ECANCELED).error()));
+  static_cast<void>(end(fail("receive from", kSourceEnd, ECANCELED).error()));
 }
 
 Result<bool> TcpReceiver::is_over() {
@@ -102,7 +98,7 @@ Result<std::optional<LinkReceiver::Batch>> TcpReceiver::receive() {
     GODWIT_ASSIGN(const bool closed, is_over());
     if (closed) return std::nullopt;
     if (has_passed(deadline_ns_))
-      return end(fail("receive from", kPeer, ETIMEDOUT, "the deadline has passed").error());
+      return end(fail("receive from", kSourceEnd, ETIMEDOUT, "the deadline has passed").error());
     auto ready = wait_for_stream();
     if (!ready) return end(ready.error());
     if (!ready->has_value()) continue;
@@ -115,7 +111,7 @@ Result<std::optional<LinkReceiver::Batch>> TcpReceiver::receive() {
 Result<std::optional<uint32_t>> TcpReceiver::wait_for_stream() {
   epoll_event event{};
   const int count = ::epoll_wait(epoll_.get(), &event, 1, left_ms(deadline_ns_));
-  if (count < 0 && errno != EINTR) return fail("wait for", kPeer);
+  if (count < 0 && errno != EINTR) return fail("wait for", kSourceEnd);
   if (count <= 0 || event.data.u32 == kOverEvent) return std::nullopt;
   return uint32_t{event.data.u32};
 }
@@ -123,7 +119,7 @@ Result<std::optional<uint32_t>> TcpReceiver::wait_for_stream() {
 Result<std::optional<LinkReceiver::Batch>> TcpReceiver::read_stream(uint32_t stream) {
   const FrameBytes bytes = arena_.control(stream).first<sizeof(FrameHeader)>();
   GODWIT_TRY(read_exactly(stream, bytes));
-  GODWIT_ASSIGN(const FrameHeader header, read_frame(bytes, kPeer));
+  GODWIT_ASSIGN(const FrameHeader header, read_frame(bytes, kSourceEnd));
   if (header.type == FrameType::kClose) {
     GODWIT_TRY(close_stream(stream, header));
     return std::nullopt;
@@ -182,7 +178,7 @@ Result<void> TcpReceiver::read_exactly(uint32_t stream, std::span<std::byte> byt
     GODWIT_TRY(own.io->start_receive(0, bytes));
     GODWIT_TRY(own.io->reap(deadline_ns_, own.completions));
     if (own.completions.empty())
-      return fail("receive from", kPeer, ETIMEDOUT, "the deadline passed in the middle of a frame");
+      return fail("receive from", kSourceEnd, ETIMEDOUT, "the deadline passed in the middle of a frame");
     const int32_t result = own.completions.front().result;
     if (result == -EINTR || result == -EAGAIN) continue;
     if (result <= 0)

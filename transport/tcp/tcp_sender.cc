@@ -6,18 +6,14 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "transport/names.h"
 #include "transport/tcp/socket.h"
 
 namespace godwit::transport {
 namespace {
 
-constexpr const char* kPeer = "the target's end of the link";
 constexpr uint32_t kCloseTag = UINT32_MAX;  // not a buffer's
 constexpr size_t kCreditFramesMax = kBuffersPerStreamMax;
-
-std::string stream_name(uint32_t stream) {
-  return "stream " + std::to_string(stream) + " of the link";
-}
 
 }  // namespace
 
@@ -200,7 +196,7 @@ Result<void> TcpSender::handle_received(const SocketIo::Completion& completion) 
   size_t used = 0;
   for (; filled - used >= sizeof(FrameHeader); used += sizeof(FrameHeader)) {
     GODWIT_ASSIGN(const FrameHeader header,
-                  read_frame(ConstFrameBytes(area.data() + used, sizeof(FrameHeader)), kPeer));
+                  read_frame(ConstFrameBytes(area.data() + used, sizeof(FrameHeader)), kTargetEnd));
     GODWIT_TRY(take_credit(completion.socket, header));
   }
   stream.credit_bytes = filled - used;
@@ -211,9 +207,9 @@ Result<void> TcpSender::handle_received(const SocketIo::Completion& completion) 
 Result<void> TcpSender::take_credit(uint32_t stream, const FrameHeader& header) {
   Stream& own = streams_[stream];
   if (header.type != FrameType::kCredit)
-    return fail("read a frame from", kPeer, EPROTO, "something else than a credit");
+    return fail("read a frame from", kTargetEnd, EPROTO, "something else than a credit");
   if (header.number <= own.released || header.number > own.submitted)
-    return fail("read a frame from", kPeer, EPROTO,
+    return fail("read a frame from", kTargetEnd, EPROTO,
                 "a credit for " + std::to_string(header.number) + " batches, when " +
                     std::to_string(own.submitted) + " were sent and " + std::to_string(own.released) +
                     " released");

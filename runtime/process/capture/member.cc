@@ -13,16 +13,13 @@
 #include <bit>
 #include <charconv>
 
+#include "base/directory.h"
 #include "base/fd.h"
 
 namespace godwit::runtime {
 namespace {
 
 constexpr int kIoPriorityOfProcess = 1;  // IOPRIO_WHO_PROCESS
-
-struct CloseDirectory {
-  void operator()(DIR* directory) const { ::closedir(directory); }
-};
 
 Result<std::string> link_of(pid_t pid, const std::string& name) {
   const std::string path = proc_path(pid, name);
@@ -98,7 +95,7 @@ Result<ProcStatus> read_status(pid_t tid) {
 
 Result<std::vector<pid_t>> list_threads(pid_t pid) {
   const std::string path = proc_path(pid, "task");
-  const std::unique_ptr<DIR, CloseDirectory> directory(::opendir(path.c_str()));
+  const Directory directory(::opendir(path.c_str()));
   if (directory == nullptr) return fail("list", path);
   std::vector<pid_t> threads;
   while (const dirent* entry = ::readdir(directory.get())) {  // NOLINT: this stream is ours alone

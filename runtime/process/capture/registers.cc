@@ -4,15 +4,12 @@
 
 #include <cerrno>
 
+#include "runtime/process/restart.h"
+
 namespace godwit::runtime {
 namespace {
 
-constexpr int64_t kRestartSystemCall = -512;
-constexpr int64_t kRestartNoInterrupt = -513;
-constexpr int64_t kRestartNoHandler = -514;
-constexpr int64_t kRestartBlock = -516;
 constexpr uint64_t kInstructionSize = 2;  // of `syscall`
-constexpr uint64_t kNoSystemCall = ~uint64_t{0};
 
 void make_again(user_regs_struct& registers, uint64_t number) {
   registers.rax = number;

@@ -276,7 +276,7 @@ Result<void> Capturer::describe(const Survey& survey, size_t index, Moment momen
   switch (knowledge.kind) {
     case ObjectKind::kFile:
       GODWIT_TRY(add_other_locks(survey, index, info));
-      GODWIT_TRY(read_file(facts, info, knowledge.path, *model.mutable_file()));
+      GODWIT_TRY(read_regular_file(facts, info, knowledge.path, *model.mutable_file()));
       return name_lock_owners(*model.mutable_file());
     case ObjectKind::kDevice:
       read_device(facts, *model.mutable_device());

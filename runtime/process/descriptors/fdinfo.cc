@@ -17,7 +17,7 @@ std::string_view trim(std::string_view text) {
 }
 
 template <typename Integer>
-bool number(std::string_view text, Integer& value, int base = 10) {
+bool trimmed_number(std::string_view text, Integer& value, int base = 10) {
   text = trim(text);
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
   return error == std::errc() && end == text.data() + text.size();
@@ -31,8 +31,8 @@ bool timer_value(std::string_view text, uint64_t& value) {
     return false;
   uint64_t seconds = 0;
   uint64_t nanoseconds = 0;
-  if (!number(text.substr(1, comma - 1), seconds) ||
-      !number(text.substr(comma + 1, text.size() - comma - 2), nanoseconds))
+  if (!trimmed_number(text.substr(1, comma - 1), seconds) ||
+      !trimmed_number(text.substr(comma + 1, text.size() - comma - 2), nanoseconds))
     return false;
   if (seconds > uint64_t{1} << 33 || nanoseconds >= 1'000'000'000) return false;
   value = seconds * 1'000'000'000 + nanoseconds;
@@ -73,7 +73,7 @@ bool lock_line(const std::string& line, FdInfo& info) {
   lock.start = start;
   int64_t last = 0;
   if (std::string_view(end) != "EOF") {
-    if (!number(std::string_view(end), last) || last < start) return false;
+    if (!trimmed_number(std::string_view(end), last) || last < start) return false;
     lock.length = last - start + 1;
   }
   info.locks.push_back(lock);
@@ -81,20 +81,20 @@ bool lock_line(const std::string& line, FdInfo& info) {
 }
 
 bool field(std::string_view key, std::string_view value, FdInfo& info) {
-  if (key == "pos") return number(value, info.position);
-  if (key == "flags") return number(value, info.flags, 8);
-  if (key == "eventfd-count") return number(value, info.event_count, 16);
-  if (key == "sigmask") return number(value, info.signal_mask, 16);
-  if (key == "clockid") return number(value, info.clock);
-  if (key == "ticks") return number(value, info.ticks);
-  if (key == "settime flags") return number(value, info.settime_flags, 8);
+  if (key == "pos") return trimmed_number(value, info.position);
+  if (key == "flags") return trimmed_number(value, info.flags, 8);
+  if (key == "eventfd-count") return trimmed_number(value, info.event_count, 16);
+  if (key == "sigmask") return trimmed_number(value, info.signal_mask, 16);
+  if (key == "clockid") return trimmed_number(value, info.clock);
+  if (key == "ticks") return trimmed_number(value, info.ticks);
+  if (key == "settime flags") return trimmed_number(value, info.settime_flags, 8);
   if (key == "it_value") return timer_value(value, info.value_ns);
   if (key == "it_interval") return timer_value(value, info.interval_ns);
   if (key == "tfd") return watch_line(std::string(value), info);
   if (key == "lock") return lock_line(std::string(value), info);
   if (key == "eventfd-semaphore") {
     int on = 0;
-    const bool good = number(value, on);
+    const bool good = trimmed_number(value, on);
     info.event_semaphore = on != 0;
     return good;
   }

@@ -1,9 +1,9 @@
 // Regular files, directories, memory devices and the container's log.
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "runtime/process/descriptors/device_number.h"
 #include "runtime/process/descriptors/source.h"
 #include "runtime/process/descriptors/target.h"
 
@@ -24,8 +24,8 @@ int64_t modified_ns(const struct stat& status) {
 
 }  // namespace
 
-Result<void> read_file(const ObjectFacts& facts, const FdInfo& info, const std::string& path,
-                       model::RegularFile& file) {
+Result<void> read_regular_file(const ObjectFacts& facts, const FdInfo& info, const std::string& path,
+                               model::RegularFile& file) {
   file.set_path(path);
   file.set_position(info.position);
   file.set_directory(S_ISDIR(facts.status.st_mode));
@@ -47,8 +47,8 @@ Result<void> read_file(const ObjectFacts& facts, const FdInfo& info, const std::
 }
 
 void read_device(const ObjectFacts& facts, model::DeviceNode& device) {
-  device.set_major(major(facts.status.st_rdev));
-  device.set_minor(minor(facts.status.st_rdev));
+  device.set_major(major_of(facts.status.st_rdev));
+  device.set_minor(minor_of(facts.status.st_rdev));
   device.set_path(facts.link);
 }
 
@@ -93,7 +93,7 @@ Result<Fd> make_device(int root, uint32_t flags, const model::DeviceNode& device
   GODWIT_ASSIGN(Fd fd, open_in_root(root, device.path(), open_flags(flags)));
   struct stat status {};
   if (::fstat(fd.get(), &status) != 0) return fail("stat", device.path());
-  if (!S_ISCHR(status.st_mode) || status.st_rdev != makedev(device.major(), device.minor()))
+  if (!S_ISCHR(status.st_mode) || status.st_rdev != device_number(device.major(), device.minor()))
     return refuse("reopen", device.path(), "it is another device here than at the source");
   return fd;
 }

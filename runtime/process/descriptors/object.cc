@@ -6,10 +6,11 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <string_view>
+
+#include "runtime/process/descriptors/device_number.h"
 
 namespace godwit::runtime {
 namespace {
@@ -50,14 +51,14 @@ ObjectClass classify_socket(const ObjectFacts& facts) {
 }
 
 bool is_memory_device(dev_t device) {
-  const unsigned minor_number = minor(device);
-  return major(device) == 1 &&
+  const unsigned minor_number = minor_of(device);
+  return major_of(device) == 1 &&
          (minor_number == 3 || minor_number == 5 || (minor_number >= 7 && minor_number <= 9));
 }
 
 ObjectClass classify_character_device(const ObjectFacts& facts) {
   if (is_memory_device(facts.status.st_rdev)) return known(ObjectKind::kDevice);
-  const unsigned number = major(facts.status.st_rdev);
+  const unsigned number = major_of(facts.status.st_rdev);
   if (number == 4 || number == 5 || (number >= 136 && number <= 143))
     return refused("terminal " + facts.link + ": start the container without a terminal");
   return refused("device " + facts.link + ": its state is this host's");

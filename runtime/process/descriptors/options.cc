@@ -1,8 +1,8 @@
 #include "runtime/process/descriptors/options.h"
 
+#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <algorithm>

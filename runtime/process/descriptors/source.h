@@ -18,8 +18,8 @@ namespace godwit::runtime {
 // Live: sockets without queues, pipes without contents; nothing is changed. Frozen: exact.
 enum class Moment { kLive, kFrozen };
 
-Result<void> read_file(const ObjectFacts& facts, const FdInfo& info, const std::string& path,
-                       model::RegularFile& file);
+Result<void> read_regular_file(const ObjectFacts& facts, const FdInfo& info, const std::string& path,
+                               model::RegularFile& file);
 void read_device(const ObjectFacts& facts, model::DeviceNode& device);
 Result<void> read_pipe(int pipe, const ObjectFacts& facts, Moment moment, bool with_contents,
                        model::Pipe& model);

@@ -1,7 +1,6 @@
 #include "runtime/process/descriptors/survey.h"
 
 #include <fcntl.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,10 +8,12 @@
 #include <climits>
 #include <set>
 
+#include "runtime/process/descriptors/device_number.h"
+
 namespace godwit::runtime {
 namespace {
 
-bool is_gone(const Error& error) {
+bool entry_is_gone(const Error& error) {
   return error.code == ENOENT || error.code == EBADF || error.code == ESRCH;
 }
 
@@ -20,7 +21,7 @@ bool is_gone(const Error& error) {
 std::string device_path(dev_t device) {
   constexpr std::array<const char*, 10> kNames = {"",     "", "",     "null",   "",
                                                   "zero", "", "full", "random", "urandom"};
-  return std::string("/dev/") + kNames[minor(device) % kNames.size()];
+  return std::string("/dev/") + kNames[minor_of(device) % kNames.size()];
 }
 
 }  // namespace
@@ -105,13 +106,13 @@ Result<Survey> Surveyor::survey(const std::vector<CapturedProcess>& processes, b
   for (size_t i = 0; i < processes.size(); ++i) {
     const pid_t pid = processes[i].host_pid;
     auto entries = list_table(pid);
-    if (!entries && !exact && is_gone(entries.error())) continue;
+    if (!entries && !exact && entry_is_gone(entries.error())) continue;
     if (!entries) return std::unexpected(entries.error());
     for (const TableEntry& entry : *entries) {
       const auto knowledge = know(pid, entry, exact);
       const auto index = knowledge ? sharing.find(entry.link, {pid, entry.number})
                                    : Result<size_t>(std::unexpected(knowledge.error()));
-      if (!index && !exact && is_gone(index.error())) continue;
+      if (!index && !exact && entry_is_gone(index.error())) continue;
       if (!index) return std::unexpected(index.error());
       if (*index == survey.descriptions.size())
         survey.descriptions.push_back({.id = 0, .at = {pid, entry.number}, .knowledge = *knowledge});

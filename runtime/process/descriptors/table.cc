@@ -14,14 +14,11 @@
 #include <cstdlib>
 #include <memory>
 
+#include "base/directory.h"
 #include "runtime/process/descriptors/fdinfo.h"
 
 namespace godwit::runtime {
 namespace {
-
-struct CloseDirectory {
-  void operator()(DIR* directory) const { ::closedir(directory); }
-};
 
 std::string name_of(pid_t pid, int number) {
   return "pid " + std::to_string(pid) + " fd " + std::to_string(number);
@@ -38,7 +35,7 @@ Result<int> option(int socket, int name) {
 
 Result<std::vector<TableEntry>> list_table(pid_t pid) {
   const std::string path = "/proc/" + std::to_string(pid) + "/fd";
-  const std::unique_ptr<DIR, CloseDirectory> directory(::opendir(path.c_str()));
+  const Directory directory(::opendir(path.c_str()));
   if (!directory) return fail("list", path);
   std::vector<TableEntry> entries;
   while (const dirent* item = ::readdir(directory.get())) {

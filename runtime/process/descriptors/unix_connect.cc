@@ -29,7 +29,7 @@ struct UnixAddress {
   [[nodiscard]] const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&value); }
 };
 
-Result<void> act_as(const model::UnixSocket::PeerCredentials& who) {
+Result<void> take_credentials(const model::UnixSocket::PeerCredentials& who) {
   return runtime::act_as(who.uid(), who.gid());
 }
 
@@ -84,7 +84,7 @@ Result<void> UnixConnector::listen_on(const model::UnixSocket& accepted, const m
   listener_.reset();
   if (is_path(accepted.address())) GODWIT_TRY(clear_way(accepted.address()));
   GODWIT_ASSIGN(listener_, open_socket(accepted));
-  GODWIT_TRY(act_as(owner));
+  GODWIT_TRY(take_credentials(owner));
   GODWIT_TRY(bind_unix(listener_.get(), accepted.address()));
   if (::listen(listener_.get(), 1) != 0) return fail("listen on", "unix socket");
   key_ = std::move(key);
@@ -98,7 +98,7 @@ Result<std::pair<Fd, Fd>> UnixConnector::connect(const model::UnixSocket& accept
   GODWIT_TRY(listen_on(accepted, like));
   GODWIT_ASSIGN(Fd near, open_socket(like));
   if (!client.address().empty()) GODWIT_TRY(bind_unix(near.get(), client.address()));
-  GODWIT_TRY(act_as(accepted.peer_credentials()));
+  GODWIT_TRY(take_credentials(accepted.peer_credentials()));
   GODWIT_TRY(connect_unix(near.get(), accepted.address()));
   Fd far(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   if (!far.valid()) return fail("accept on", "unix socket");
@@ -107,7 +107,7 @@ Result<std::pair<Fd, Fd>> UnixConnector::connect(const model::UnixSocket& accept
 }
 
 Result<std::pair<Fd, Fd>> UnixConnector::make_pair(const model::UnixSocket& one) {
-  GODWIT_TRY(act_as(one.peer_credentials()));
+  GODWIT_TRY(take_credentials(one.peer_credentials()));
   int ends[2];
   if (::socketpair(AF_UNIX, static_cast<int>(one.type()) | SOCK_CLOEXEC, 0, ends) != 0)
     return fail("make", "unix socket pair");

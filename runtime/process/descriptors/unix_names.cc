@@ -17,11 +17,6 @@ namespace {
 
 constexpr unsigned long kSocketFile = SIOCPROTOPRIVATE;  // SIOCUNIXFILE of <linux/un.h>: an O_PATH descriptor
 
-std::string directory_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 bool has_dots(const std::string& path) {
   const std::string closed = "/" + path + "/";
   return closed.find("/../") != std::string::npos || closed.find("/./") != std::string::npos ||
@@ -42,6 +37,11 @@ Result<void> check_directory(int root, const std::string& path, const std::strin
 }
 
 }  // namespace
+
+std::string directory_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+}
 
 Result<AcceptedEnd> accepted_end(const std::string& first, const std::string& second,
                                  const std::set<std::string>& listeners) {

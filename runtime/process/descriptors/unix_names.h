@@ -17,6 +17,8 @@ enum class AcceptedEnd { kNone, kFirst, kSecond };
 [[nodiscard]] Result<AcceptedEnd> accepted_end(const std::string& first, const std::string& second,
                                                const std::set<std::string>& listeners);
 
+// The directory that the path leads into.
+[[nodiscard]] std::string directory_of(const std::string& path);
 [[nodiscard]] bool is_path(const std::string& name);
 // Its peer has gone, and it has not.
 [[nodiscard]] bool is_orphan(const model::UnixSocket& socket);

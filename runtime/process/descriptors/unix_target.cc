@@ -15,11 +15,6 @@
 namespace godwit::runtime {
 namespace {
 
-std::string directory_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-}
-
 Result<void> go_to_start(const model::UnixSocket& model) {
   const std::string& directory = model.bound_file().directory();
   if (::chdir(directory.empty() ? "/" : directory.c_str()) != 0) return fail("enter", directory);

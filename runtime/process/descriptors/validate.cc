@@ -15,46 +15,47 @@
 namespace godwit::runtime {
 namespace {
 
-constexpr size_t kPathMax = 4095;
+constexpr size_t kPathLengthMax = 4095;
 constexpr size_t kUnixAddressMax = 108;
 constexpr size_t kQueueMax = size_t{1} << 30;
 constexpr uint64_t kTimeMax = uint64_t{1} << 62;
 
-Result<void> bad(const std::string& what, const std::string& why) {
+Result<void> unacceptable(const std::string& what, const std::string& why) {
   return refuse("accept", what, why);
 }
 
 Result<void> check_path(const std::string& path) {
-  if (path.empty() || path.size() > kPathMax || path.front() != '/' || path.find('\0') != std::string::npos)
-    return bad("path", "it is not an absolute path");
+  if (path.empty() || path.size() > kPathLengthMax || path.front() != '/' ||
+      path.find('\0') != std::string::npos)
+    return unacceptable("path", "it is not an absolute path");
   return {};
 }
 
 Result<void> check_file(const model::RegularFile& file) {
   GODWIT_TRY(check_path(file.path()));
-  if (file.position() < 0) return bad(file.path(), "its position is negative");
+  if (file.position() < 0) return unacceptable(file.path(), "its position is negative");
   for (const model::FileLock& lock : file.locks())
     if (lock.kind() < 1 || lock.kind() > 3 || lock.type() > 1 || lock.start() < 0 || lock.length() < 0)
-      return bad(file.path(), "its lock has no meaning");
+      return unacceptable(file.path(), "its lock has no meaning");
   return {};
 }
 
 Result<void> check_pipe(const model::Pipe& pipe) {
-  if (pipe.pipe() == 0) return bad("pipe", "it has no number");
+  if (pipe.pipe() == 0) return unacceptable("pipe", "it has no number");
   if (pipe.capacity() > (1U << 30) || pipe.contents().size() > kQueueMax)
-    return bad("pipe", "it is too large");
+    return unacceptable("pipe", "it is too large");
   if (!pipe.fifo_path().empty()) return check_path(pipe.fifo_path());
   return {};
 }
 
 Result<void> check_timer(const model::TimerDescriptor& timer) {
   if (timer.interval_ns() > kTimeMax || timer.value_ns() > kTimeMax)
-    return bad("timerfd", "its time is too far");
+    return unacceptable("timerfd", "its time is too far");
   return {};
 }
 
 Result<void> check_addresses(uint32_t family, const std::string& local, const std::string& remote) {
-  if (family != AF_INET && family != AF_INET6) return bad("socket", "its family is unknown");
+  if (family != AF_INET && family != AF_INET6) return unacceptable("socket", "its family is unknown");
   if (!local.empty()) GODWIT_TRY(to_address(local, family));
   if (!remote.empty()) GODWIT_TRY(to_address(remote, family));
   return {};
@@ -64,26 +65,27 @@ Result<void> check_tcp(const model::TcpSocket& tcp, bool frozen) {
   GODWIT_TRY(check_addresses(tcp.family(), tcp.local_address(), tcp.remote_address()));
   GODWIT_TRY(validate_options(tcp.options(), tcp_options(tcp.family())));
   if (tcp.send_queue().size() > kQueueMax || tcp.receive_queue().size() > kQueueMax)
-    return bad("TCP socket", "its queues are too large");
-  if (tcp.unsent() > tcp.send_queue().size()) return bad("TCP socket", "more is unsent than is queued");
-  if (tcp.backlog() > (1U << 24)) return bad("TCP socket", "its backlog is too long");
+    return unacceptable("TCP socket", "its queues are too large");
+  if (tcp.unsent() > tcp.send_queue().size())
+    return unacceptable("TCP socket", "more is unsent than is queued");
+  if (tcp.backlog() > (1U << 24)) return unacceptable("TCP socket", "its backlog is too long");
   if (tcp.send_window_scale() > 14 || tcp.receive_window_scale() > 14)
-    return bad("TCP socket", "its window scale is beyond what TCP has");
+    return unacceptable("TCP socket", "its window scale is beyond what TCP has");
   if (!frozen) return {};
   if (!is_connected(tcp) && tcp.state() != TCP_LISTEN && tcp.state() != TCP_CLOSE)
-    return bad("TCP socket", "its state cannot be made");
+    return unacceptable("TCP socket", "its state cannot be made");
   if (tcp.state() == TCP_LISTEN && tcp.local_address().empty())
-    return bad("TCP listener", "it has no address");
+    return unacceptable("TCP listener", "it has no address");
   if (is_connected(tcp) &&
       (tcp.local_address().empty() || tcp.remote_address().empty() ||
        tcp.window().size() != sizeof(tcp_repair_window) || tcp.mss_clamp() == 0 || tcp.mss_clamp() > 65535))
-    return bad("TCP connection", "addresses, window or segment size are missing");
+    return unacceptable("TCP connection", "addresses, window or segment size are missing");
   return {};
 }
 
 Result<void> check_udp(const model::UdpSocket& udp) {
   GODWIT_TRY(check_addresses(udp.family(), udp.local_address(), udp.remote_address()));
-  if (udp.queue_size() != 0) return bad("UDP socket", "datagrams in its queue are not carried");
+  if (udp.queue_size() != 0) return unacceptable("UDP socket", "datagrams in its queue are not carried");
   return validate_options(udp.options(), udp_options(udp.family()));
 }
 
@@ -91,33 +93,33 @@ Result<void> check_udp(const model::UdpSocket& udp) {
 Result<void> check_unix_path(const model::UnixSocket& socket, bool frozen) {
   const std::string& name = socket.address();
   if (socket.listening() && (name.empty() || socket.type() == SOCK_DGRAM))
-    return bad("unix listener", "it has no address, or no connections");
+    return unacceptable("unix listener", "it has no address, or no connections");
   if (!is_path(name)) return {};
-  if (name.find('\0') != std::string::npos) return bad("unix socket", "its path is torn");
+  if (name.find('\0') != std::string::npos) return unacceptable("unix socket", "its path is torn");
   const model::UnixSocket::BoundFile& file = socket.bound_file();
   if (frozen && is_bound_itself(socket) && !socket.has_bound_file())
-    return bad("unix socket " + name, "nothing is said of its file");
+    return unacceptable("unix socket " + name, "nothing is said of its file");
   if (file.mode() > 07777 || file.uid() == ~0U || file.gid() == ~0U)
-    return bad("unix socket " + name, "mode or owner of its file have no meaning");
+    return unacceptable("unix socket " + name, "mode or owner of its file have no meaning");
   if (frozen && is_bound_itself(socket) && name.front() != '/') return check_path(file.directory());
   return {};
 }
 
 Result<void> check_unix(const model::UnixSocket& socket, bool frozen) {
-  if (socket.socket() == 0) return bad("unix socket", "it has no number");
+  if (socket.socket() == 0) return unacceptable("unix socket", "it has no number");
   if (socket.type() != SOCK_STREAM && socket.type() != SOCK_DGRAM && socket.type() != SOCK_SEQPACKET)
-    return bad("unix socket", "its type is unknown");
+    return unacceptable("unix socket", "its type is unknown");
   if (socket.address().size() > kUnixAddressMax || socket.backlog() > (1U << 24))
-    return bad("unix socket", "its address or backlog is too long");
+    return unacceptable("unix socket", "its address or backlog is too long");
   GODWIT_TRY(check_unix_path(socket, frozen));
   if (socket.peer_credentials().uid() == ~0U || socket.peer_credentials().gid() == ~0U)
-    return bad("unix socket", "its peer is nobody");
+    return unacceptable("unix socket", "its peer is nobody");
   return validate_options(socket.options(), unix_options());
 }
 
 Result<void> check_epoll(const model::Epoll& epoll) {
   for (const model::Epoll::Watch& watch : epoll.watches())
-    if (watch.number() >= kDescriptorNumberMax) return bad("epoll watch", "its number is too large");
+    if (watch.number() >= kDescriptorNumberMax) return unacceptable("epoll watch", "its number is too large");
   return {};
 }
 
@@ -143,7 +145,7 @@ Result<void> check_kind(const model::FileDescription& one, const Kinds& memory, 
       return check_udp(one.udp());
     case model::FileDescription::kMemory:
       if (!memory.contains(one.memory().shared_memory()) || one.memory().position() < 0)
-        return bad("memfd", "its memory is not listed");
+        return unacceptable("memfd", "its memory is not listed");
       return {};
     case model::FileDescription::kEventfd:
     case model::FileDescription::kSignalfd:
@@ -152,7 +154,7 @@ Result<void> check_kind(const model::FileDescription& one, const Kinds& memory, 
     case model::FileDescription::KIND_NOT_SET:
       break;
   }
-  return bad("file description " + std::to_string(one.id()), "its kind is unknown");
+  return unacceptable("file description " + std::to_string(one.id()), "its kind is unknown");
 }
 
 }  // namespace
@@ -161,15 +163,16 @@ Result<void> validate_descriptions(const model::Snapshot& snapshot) {
   Kinds memory;
   for (const model::SharedMemory& one : snapshot.shared_memory()) {
     if (one.id() == 0 || !memory.emplace(one.id(), &one).second)
-      return bad("shared memory", "its id is not unique");
+      return unacceptable("shared memory", "its id is not unique");
     if (one.size() > (uint64_t{1} << 46) || one.name().size() > 249 ||
         one.name().find('\0') != std::string::npos)
-      return bad("shared memory " + std::to_string(one.id()), "size or name are too large");
+      return unacceptable("shared memory " + std::to_string(one.id()), "size or name are too large");
   }
   std::unordered_set<uint64_t> ids;
   for (const model::FileDescription& one : snapshot.descriptions()) {
-    if (one.id() == 0 || !ids.insert(one.id()).second) return bad("file description", "its id is not unique");
-    if (one.owner_type() > 3) return bad("file description", "its owner has no meaning");
+    if (one.id() == 0 || !ids.insert(one.id()).second)
+      return unacceptable("file description", "its id is not unique");
+    if (one.owner_type() > 3) return unacceptable("file description", "its owner has no meaning");
     GODWIT_TRY(check_kind(one, memory, snapshot.frozen()));
   }
   for (const model::Process& process : snapshot.processes()) {
@@ -177,9 +180,10 @@ Result<void> validate_descriptions(const model::Snapshot& snapshot) {
     for (const model::Descriptor& one : process.descriptors()) {
       const std::string name = "pid " + std::to_string(process.pid()) + " fd " + std::to_string(one.number());
       if (one.number() >= kDescriptorNumberMax || one.number() <= last)
-        return bad(name, "numbers must ascend");
+        return unacceptable(name, "numbers must ascend");
       // A live snapshot may name descriptions that were gone when they were looked at.
-      if (snapshot.frozen() && !ids.contains(one.description())) return bad(name, "nothing stands behind it");
+      if (snapshot.frozen() && !ids.contains(one.description()))
+        return unacceptable(name, "nothing stands behind it");
       last = one.number();
     }
   }

@@ -11,15 +11,13 @@
 #include <cstring>
 
 #include "base/fd.h"
+#include "runtime/kernel/uapi.h"
 #include "runtime/memory/address_space.h"
 #include "runtime/process/puppet_trace.h"
 #include "runtime/process/replica/member.h"
 
 namespace godwit::runtime::rebuild {
 namespace {
-
-constexpr int kRestoreTimerIds = 77;  // PR_TIMER_CREATE_RESTORE_IDS
-constexpr uint64_t kRestoreTimerIdsGet = 2;
 
 Result<void> read_extended_state(pid_t tid, HostFacts& facts) {
   std::vector<std::byte> state(64 << 10);
@@ -79,7 +77,8 @@ Result<HostFacts> read_host_facts(Puppet& placeholder) {
   GODWIT_TRY(read_filters(placeholder.tid(), facts));
   GODWIT_TRY(read_vdso(facts));
   GODWIT_TRY(read_capabilities(placeholder.tid(), facts));
-  facts.timer_ids_can_be_chosen = ::prctl(kRestoreTimerIds, kRestoreTimerIdsGet, 0, 0, 0) >= 0;
+  facts.timer_ids_can_be_chosen =
+      ::prctl(PR_TIMER_CREATE_RESTORE_IDS, PR_TIMER_CREATE_RESTORE_IDS_GET, 0, 0, 0) >= 0;
   return facts;
 }
 

@@ -10,15 +10,10 @@
 
 #include "runtime/process/puppet_trace.h"
 #include "runtime/process/replica/member.h"
+#include "runtime/process/restart.h"
 
 namespace godwit::runtime::rebuild {
 namespace {
-
-// The kernel's include/linux/errno.h: what an interrupted call shows to a tracer.
-constexpr int64_t kRestartSystemCall = -512;
-constexpr int64_t kRestartNoInterrupt = -513;
-constexpr int64_t kRestartNoHandler = -514;
-constexpr int64_t kRestartBlock = -516;
 
 constexpr size_t kFeaturesOffset = 464;  // XCR0, where the processor leaves room for software
 constexpr size_t kInUseOffset = 512;     // XSTATE_BV

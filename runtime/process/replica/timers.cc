@@ -9,12 +9,12 @@
 
 #include <algorithm>
 
+#include "runtime/kernel/uapi.h"
 #include "runtime/process/replica/member.h"
 
 namespace godwit::runtime::rebuild {
 namespace {
 
-constexpr int kRestoreTimerIds = 77;  // PR_TIMER_CREATE_RESTORE_IDS
 constexpr uint32_t kSkippedIdsMax = 4096;
 
 timespec to_timespec(uint64_t nanoseconds) {
@@ -72,7 +72,8 @@ Result<void> set_timers(CallBatch& batch, const model::Process& wanted, const Ho
   for (const model::PosixTimer& timer : wanted.posix_timers()) timers.push_back(&timer);
   std::sort(timers.begin(), timers.end(), [](auto* a, auto* b) { return a->id() < b->id(); });
   if (facts.timer_ids_can_be_chosen) {
-    batch.call(SYS_prctl, {kRestoreTimerIds, 1, 0, 0, 0}, "choose the ids of timers");
+    batch.call(SYS_prctl, {PR_TIMER_CREATE_RESTORE_IDS, PR_TIMER_CREATE_RESTORE_IDS_ON, 0, 0, 0},
+               "choose the ids of timers");
   }
   uint32_t next = 0;
   for (const model::PosixTimer* timer : timers) {
@@ -93,7 +94,8 @@ Result<void> set_timers(CallBatch& batch, const model::Process& wanted, const Ho
     start_timer(batch, *timer);
   }
   if (facts.timer_ids_can_be_chosen) {
-    batch.call(SYS_prctl, {kRestoreTimerIds, 0, 0, 0, 0}, "let the kernel choose the ids of timers");
+    batch.call(SYS_prctl, {PR_TIMER_CREATE_RESTORE_IDS, PR_TIMER_CREATE_RESTORE_IDS_OFF, 0, 0, 0},
+               "let the kernel choose the ids of timers");
   }
   return {};
 }

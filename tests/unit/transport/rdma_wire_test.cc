@@ -43,10 +43,10 @@ TEST(RdmaWireTest, ImmediatesComeBackAndAllOthersAreNone) {
 
 TEST(RdmaWireTest, HellosAreForThoseWhoKnowTheToken) {
   const auto bytes = padded(good_hello());
-  EXPECT_TRUE(read_hello(bytes, some_token()));
-  EXPECT_FALSE(read_hello(bytes, LinkToken{}));
-  EXPECT_FALSE(read_hello(std::span(bytes).first(39), some_token()));
-  EXPECT_FALSE(read_hello(std::vector<std::byte>(56), LinkToken{}));
+  EXPECT_TRUE(read_rdma_hello(bytes, some_token()));
+  EXPECT_FALSE(read_rdma_hello(bytes, LinkToken{}));
+  EXPECT_FALSE(read_rdma_hello(std::span(bytes).first(39), some_token()));
+  EXPECT_FALSE(read_rdma_hello(std::vector<std::byte>(56), LinkToken{}));
 }
 
 TEST(RdmaWireTest, FaultsOfAHelloAreFound) {
