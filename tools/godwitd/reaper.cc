@@ -23,6 +23,7 @@ namespace godwit::tools {
 namespace {
 
 constexpr int kOrphanRoundMs = 1000;
+constexpr int kTracedRoundMs = 100;
 // Our own children (runc, CNI plugins, workers) are waited for by whoever started them, at once. A zombie
 // that nobody has wanted for this long is an orphan that was left to us.
 constexpr int64_t kOrphanAgeUs = 5'000'000;
@@ -78,9 +79,8 @@ std::optional<int> status_of_pidfd(int pidfd) {
   return info.exit_code;
 }
 
-ExitStatus collect_status(int pidfd, pid_t pid) {
-  int status = 0;
-  if (::waitpid(pid, &status, WNOHANG | __WALL) == pid) return from_wait_status(status);
+// Of a process that is not ours to wait for, or not yet.
+ExitStatus find_status(int pidfd, pid_t pid) {
   if (const auto found = status_of_zombie(pid)) return from_wait_status(*found);
   if (const auto found = status_of_pidfd(pidfd)) return from_wait_status(*found);
   return {.known = false, .status = 0, .signal = 0, .at_unix_s = ::time(nullptr)};
@@ -133,10 +133,13 @@ Result<void> Reaper::watch(const std::string& id, pid_t pid) {
 void Reaper::loop() {
   for (;;) {
     epoll_event event{};
-    const int ready = ::epoll_wait(epoll_.get(), &event, 1, kOrphanRoundMs);
+    const int ready =
+        ::epoll_wait(epoll_.get(), &event, 1, traced_.empty() ? kOrphanRoundMs : kTracedRoundMs);
     if (ready == 1 && event.data.fd == wake_.get()) return;
     if (ready == 1) bury(event.data.fd);
-    if (ready == 0) bury_orphans();
+    bury_traced();
+    // Also where processes end all the time.
+    if (monotonic_us() - orphans_sought_us_ >= kOrphanRoundMs * 1000) bury_orphans();
   }
 }
 
@@ -149,12 +152,19 @@ void Reaper::bury(int pidfd) {
     watched_.erase(pidfd);
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, pidfd, nullptr);
   }
-  on_exit_(watched.id, collect_status(pidfd, watched.pid));
+  int status = 0;
+  const pid_t waited = ::waitpid(watched.pid, &status, WNOHANG | __WALL);
+  if (waited == 0) traced_.insert(watched.pid);
+  on_exit_(watched.id, waited == watched.pid ? from_wait_status(status) : find_status(pidfd, watched.pid));
+}
+
+void Reaper::bury_traced() {
+  std::erase_if(traced_, [](pid_t pid) { return ::waitpid(pid, nullptr, WNOHANG | __WALL) != 0; });
 }
 
 void Reaper::bury_orphans() {
   std::map<pid_t, int64_t> still;
-  const int64_t now_us = monotonic_us();
+  const int64_t now_us = orphans_sought_us_ = monotonic_us();
   for (const pid_t pid : children()) {
     if (!is_zombie(pid)) continue;
     const auto known = zombies_since_us_.find(pid);

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -40,14 +41,19 @@ class Reaper {
   explicit Reaper(OnExit on_exit) : on_exit_(std::move(on_exit)) {}
   void loop();
   void bury(int pidfd);
+  void bury_traced();
   void bury_orphans();
 
   OnExit on_exit_;
   Fd epoll_;
   Fd wake_;
   std::mutex mutex_;
-  std::map<int, Watched> watched_;             // by pidfd
-  std::map<pid_t, int64_t> zombies_since_us_;  // the thread's own
+  std::map<int, Watched> watched_;  // by pidfd
+  // The thread's own from here on. What has ended and was reported, but has a tracer (a worker), which has to
+  // wait for it first.
+  std::set<pid_t> traced_;
+  std::map<pid_t, int64_t> zombies_since_us_;
+  int64_t orphans_sought_us_ = 0;
   std::thread thread_;
 };
 
