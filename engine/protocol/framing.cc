@@ -14,19 +14,30 @@
 namespace godwit::engine {
 namespace {
 
+// What the kernel says of the connection, in errno; ETIMEDOUT is TCP_USER_TIMEOUT (tcp(7)).
+std::unexpected<Error> broken(const char* operation) {
+  const int code = errno;
+  return fail(operation, "the control connection", code,
+              code == ETIMEDOUT
+                  ? "it does not answer any more: its process, its host or the network between is gone"
+                  : "");
+}
+
 // Waits until `socket` is ready for `events`.
 Result<void> wait_ready(int socket, short events, int64_t deadline_ns, const char* operation) {
   for (;;) {
     int timeout_ms = -1;
     if (deadline_ns != 0) {
       const int64_t left_ns = deadline_ns - monotonic_ns();
-      if (left_ns <= 0) return fail(operation, "the control connection", ETIMEDOUT);
+      if (left_ns <= 0)
+        return fail(operation, "the control connection", ETIMEDOUT,
+                    "the deadline of the migration has passed");
       timeout_ms = static_cast<int>(std::min<int64_t>(left_ns / 1'000'000 + 1, 1'000'000));
     }
     pollfd entry{.fd = socket, .events = events, .revents = 0};
     const int ready = ::poll(&entry, 1, timeout_ms);
     if (ready > 0) return {};
-    if (ready < 0 && errno != EINTR) return fail(operation, "the control connection");
+    if (ready < 0 && errno != EINTR) return broken(operation);
   }
 }
 
@@ -41,7 +52,7 @@ Result<void> read_exactly(int socket, std::span<std::byte> bytes, int64_t deadli
     } else if (errno == EAGAIN) {
       GODWIT_TRY(wait_ready(socket, POLLIN, deadline_ns, kOperation));
     } else if (errno != EINTR) {
-      return fail(kOperation, "the control connection");
+      return broken(kOperation);
     }
   }
   return {};
@@ -67,7 +78,7 @@ Result<void> send_message(int socket, const google::protobuf::MessageLite& messa
     } else if (errno == EAGAIN) {
       GODWIT_TRY(wait_ready(socket, POLLOUT, deadline_ns, "send a message to"));
     } else if (errno != EINTR) {
-      return fail("send a message to", "the control connection");
+      return broken("send a message to");
     }
   }
   return {};

@@ -62,7 +62,7 @@ Result<ControlMessage> Peer::receive() {
   ControlMessage message;
   auto received = receive_message(socket_.get(), message, deadline_ns_);
   if (!received) return fail("receive a message from", name_, received.error().code, received.error().hint);
-  if (message.has_abort()) return refuse("migrate", name_, message.abort().why());
+  if (message.has_abort()) return refuse("migrate with", name_, "it gave up: " + message.abort().why());
   if (message.has_refusal()) return refuse("prepare", name_, message.refusal().why());
   return message;
 }
@@ -78,7 +78,7 @@ Result<ControlMessage> Peer::expect(ControlMessage::MessageCase wanted) {
 
 Result<void> Peer::check() {
   if (deadline_ns_ != 0 && monotonic_ns() > deadline_ns_)
-    return fail("migrate", name_, ETIMEDOUT, "the deadline of the migration has passed");
+    return fail("migrate with", name_, ETIMEDOUT, "the deadline of the migration has passed");
   bool readable = false;
   GODWIT_TRY(ask_interrupts(readable, 0));
   if (!readable) return {};
