@@ -39,9 +39,11 @@ class OneGuest(GuestCase):
         self.assertIn("1 s were not enough for guest a", done.stderr)
 
     def test_no_network_to_fetch_a_kernel(self):
+        impatient = self.share / "apt.conf"
+        impatient.write_text('Acquire::Retries "0";\n')
         with tempfile.TemporaryDirectory() as cache:
             done = subprocess.run(["unshare", "--net", VM, "run", "--", "true"], capture_output=True, text=True,
-                                  env={**os.environ, "GODWIT_LAB_CACHE": cache})
+                                  env={**os.environ, "GODWIT_LAB_CACHE": cache, "APT_CONFIG": str(impatient)})
         self.assertEqual(done.returncode, 125, done.stderr)
         self.assertIn("fetching kernel 6.12: apt-get failed", done.stderr.splitlines()[-1])
 
@@ -76,7 +78,7 @@ def is_alive(pid):
 
 class Cable(GuestCase):
     SCRIPT = r"""
-    reached() { busybox ping -c 2 -W 2 $GODWIT_PEER >/dev/null; }
+    reached() { busybox ping -c 1 -W 2 $GODWIT_PEER >/dev/null; }
     meet up
     if [ $GODWIT_GUEST = a ]; then
       reached || { echo "no way to the other guest"; exit 1; }
