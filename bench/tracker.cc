@@ -128,7 +128,8 @@ void collect_round(benchmark::State& state, TrackerKind kind, bool last) {
     state.ResumeTiming();
     Ranges written;
     if (last) {
-      auto round = tracked.tracker->collect_last(tracked.writer.vmas);
+      SharedWork alone;
+      auto round = tracked.tracker->collect_last(tracked.writer.vmas, alone);
       if (!round) return state.SkipWithError(round.error().to_string().c_str());
       written = std::move(round->written);
     } else {

@@ -1,7 +1,5 @@
-// Assistant: a thread beside a session's own, for work that goes on while the session waits or traces.
-//
-// It lives as long as the session does, and not only for the sake of speed: what io_uring(7) was asked by a
-// thread is cancelled when that thread ends.
+// Assistant: a thread beside a session's own, for work that goes on while the session waits or traces. It
+// lives as long as the session does, so that it is there at once when the container is frozen.
 //
 // Threads: run() and the returned future belong to the session's thread; the destructor joins.
 #pragma once

@@ -1,6 +1,8 @@
 // The cutover up to the target's READY: the container is frozen, its network parked, and the last round goes.
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/clock.h"
 #include "engine/priority.h"
 #include "engine/source/source_session.h"
@@ -14,6 +16,17 @@ namespace {
 // moment.
 constexpr unsigned kCutoverAttemptsMax = 20;
 constexpr unsigned kRetryPauseUs = 5'000;
+
+// Threads that help this one to scan. Memory that is scanned sooner than they start is not worth any.
+size_t scan_helpers(const runtime::MemoryView& view) {
+  constexpr uint64_t kBytesPerHelper = uint64_t{512} << 20;
+  constexpr size_t kHelpersMax = 7;
+  uint64_t bytes = 0;
+  for (const runtime::ProcessView& process : view.processes)
+    for (const runtime::Vma& vma : process.vmas)
+      if (!vma.shared) bytes += vma.end - vma.start;
+  return std::min({bytes / kBytesPerHelper, available_processors() - 1, kHelpersMax});
+}
 }  // namespace
 
 Result<SourceSession::State> SourceSession::cutover() {
@@ -50,40 +63,30 @@ Result<void> SourceSession::freeze() {
   return parking_->park();
 }
 
-// Pages and state are read at the same time: the pages by the assistant, the state by this thread, since
-// only the tracer may ask the stopped processes.
+// The state before the pages: to ask a stopped process takes a processor that lets it answer, and the scan
+// takes all there are. At the same time the answers waited for the scan.
 Result<void> SourceSession::send_frozen() {
   auto memory = timeline_.phase("cutover/memory");
   GODWIT_ASSIGN(const runtime::model::Snapshot layout, capture_->snapshot_frozen_memory());
   GODWIT_TRY(track_new_processes());
   GODWIT_ASSIGN(const runtime::MemoryView view, view_of(layout));
   memory.end();
-
-  Timeline pages_timeline("source");
-  auto pages = assistant_.run<Result<uint64_t>>([&] {
-    adopt_pace(Pace::kUrgent);
-    auto batches = send_frozen_pages(layout, view, pages_timeline);
-    adopt_pace(Pace::kBrisk);
-    return batches;
-  });
+  SharedWork scan(scan_helpers(view), [] { adopt_pace(Pace::kUrgent); });
   auto snapshotting = timeline_.phase("cutover/snapshot");
-  auto snapshot = capture_->snapshot_frozen();
+  GODWIT_ASSIGN(runtime::model::Snapshot snapshot, capture_->snapshot_frozen());
   snapshotting.end();
-  const auto batches = pages.get();
-  timeline_.append(pages_timeline);
-  GODWIT_TRY(batches);
-  GODWIT_TRY(snapshot);
+  GODWIT_ASSIGN(const uint64_t batches, send_frozen_pages(layout, view, scan));
   GODWIT_TRY(faults_.at_step("source.pages", deadline_ns_));
-  return send_complete(*std::move(snapshot), *batches);
+  return send_complete(std::move(snapshot), batches);
 }
 
 Result<uint64_t> SourceSession::send_frozen_pages(const runtime::model::Snapshot& layout,
-                                                  const runtime::MemoryView& view, Timeline& timeline) {
-  auto scanning = timeline.phase("cutover/scan");
-  GODWIT_ASSIGN(const runtime::RoundPages due, pages_.begin_round(view));
+                                                  const runtime::MemoryView& view, SharedWork& scan) {
+  auto scanning = timeline_.phase("cutover/scan");
+  GODWIT_ASSIGN(const runtime::RoundPages due, pages_.begin_round(view, scan));
   GODWIT_TRY(send_layout(layout, due));
   scanning.end();
-  const auto sending = timeline.phase("cutover/pages");
+  const auto sending = timeline_.phase("cutover/pages");
   return send_pages();
 }
 

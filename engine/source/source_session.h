@@ -7,8 +7,8 @@
 // everything back: the container runs on here as if nothing had been. After the commit there is no way back:
 // errors are reported, and the container is the target's.
 //
-// Threads: one, the tracer of the container's processes, and its assistant, which sends the frozen round's
-// pages. A worker process runs exactly one session.
+// Threads: one, the tracer of the container's processes; in the frozen round others help it to scan memory. A
+// worker process runs exactly one session.
 #pragma once
 
 #include <functional>
@@ -19,7 +19,6 @@
 
 #include "base/result.h"
 #include "engine/agent_channel.h"
-#include "engine/assistant.h"
 #include "engine/clock_sync.h"
 #include "engine/fault.h"
 #include "engine/journal.h"
@@ -80,7 +79,7 @@ class SourceSession {
   Result<void> freeze();
   Result<void> send_frozen();
   Result<uint64_t> send_frozen_pages(const runtime::model::Snapshot& layout, const runtime::MemoryView& view,
-                                     Timeline& timeline);
+                                     SharedWork& scan);
   Result<void> send_complete(runtime::model::Snapshot snapshot, uint64_t batches);
   Result<State> retry_later(const Error& error);
   // commit.cc
@@ -119,7 +118,6 @@ class SourceSession {
   // Made by prepare.
   std::optional<Peer> target_;
   ClockDifference clock_;
-  Assistant assistant_;  // outlives the link
   std::unique_ptr<transport::LinkSender> link_;
   std::string link_why_;  // it is of this kind
   std::unique_ptr<runtime::ParkingLot> parking_;

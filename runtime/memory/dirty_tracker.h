@@ -23,6 +23,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "base/shared_work.h"
 #include "runtime/memory/address_space.h"
 #include "runtime/memory/range_set.h"
 
@@ -59,8 +60,9 @@ class DirtyTracker {
   // result, and are followed no longer: the next follow() takes them as new.
   virtual Result<Ranges> collect(Ranges& replaced) = 0;
 
-  // The same for a process that does not run, without protecting anything: one walk of its page tables.
-  virtual Result<LastRound> collect_last(const std::vector<Vma>& vmas) = 0;
+  // The same for a process that does not run, without protecting anything: one walk of its page tables, by
+  // this thread and those that help with `work`.
+  virtual Result<LastRound> collect_last(const std::vector<Vma>& vmas, SharedWork& work) = 0;
 
   // Stops tracking and leaves no trace in the process (unregister). For migrations that end without a
   // cutover.

@@ -36,16 +36,18 @@ class ProcessSpace {
   void set_tracker(std::unique_ptr<DirtyTracker> tracker);
   // Looks at the mappings (`shared`: those of its shared mappings that matter), adds due private pages to the
   // reader and vanished ones to `discards`; reports what concerns shared mappings in the findings.
-  Result<ProcessFindings> begin_round(const ProcessView& view, const Ranges& shared, bool frozen,
+  // `last_work` in the last round, of the frozen process; null before.
+  Result<ProcessFindings> begin_round(const ProcessView& view, const Ranges& shared, SharedWork* last_work,
                                       PageReader& reader, std::vector<Discard>& discards);
   // Of the table, but for the pages that hold `kernel_bytes`.
   [[nodiscard]] PageSum sum(const std::vector<Range>& kernel_bytes, std::vector<uint64_t>& left_out);
   Result<void> stop();
 
  private:
-  Result<void> ask_tracker(const std::vector<Vma>& vmas, bool frozen, Ranges& fresh,
+  Result<void> ask_tracker(const std::vector<Vma>& vmas, SharedWork* last_work, Ranges& fresh,
                            ProcessFindings& findings);
-  Result<void> ask_last(const std::vector<Vma>& vmas, Ranges& fresh, ProcessFindings& findings);
+  Result<void> ask_last(const std::vector<Vma>& vmas, SharedWork& work, Ranges& fresh,
+                        ProcessFindings& findings);
   Result<void> compare_all(const std::vector<Vma>& vmas, ProcessFindings& findings);
   Result<void> add_populated(const std::vector<Vma>& vmas, const Ranges& where, Ranges& pages);
   Result<void> add_absent(const std::vector<Vma>& vmas, Ranges& pages);

@@ -15,7 +15,8 @@ struct PageSource::State {
   PageCounters counters;
 
   void forget_gone(const MemoryView& view);
-  Result<void> begin_process(const MemoryView& view, const ProcessView& process, RoundPages& round);
+  Result<void> begin_process(const MemoryView& view, const ProcessView& process, SharedWork& work,
+                             RoundPages& round);
 };
 
 // Spaces that the view does not name: the target has removed them too, or never had them.
@@ -29,7 +30,7 @@ void PageSource::State::forget_gone(const MemoryView& view) {
 }
 
 Result<void> PageSource::State::begin_process(const MemoryView& view, const ProcessView& process,
-                                              RoundPages& round) {
+                                              SharedWork& work, RoundPages& round) {
   Ranges mapped;
   for (const SharedMemoryView& object : view.shared_memory)
     for (const SharedMemoryView::Mapping& mapping : object.mappings)
@@ -40,7 +41,7 @@ Result<void> PageSource::State::begin_process(const MemoryView& view, const Proc
   ProcessSpace& space =
       processes.try_emplace(process.space_id, process.space_id, process.host_pid, nullptr).first->second;
   GODWIT_ASSIGN(const ProcessFindings findings,
-                space.begin_round(process, mapped, view.frozen, reader, round.discards));
+                space.begin_round(process, mapped, view.frozen ? &work : nullptr, reader, round.discards));
   for (const SharedMemoryView& object : view.shared_memory) {
     SharedSpace& target = shared.try_emplace(object.space_id, object.space_id).first->second;
     target.note_written(object, process.space_id, findings.written);
@@ -63,10 +64,16 @@ void PageSource::add_process(uint64_t space_id, pid_t host_pid, std::unique_ptr<
 }
 
 Result<RoundPages> PageSource::begin_round(const MemoryView& view) {
+  SharedWork alone;
+  return begin_round(view, alone);
+}
+
+Result<RoundPages> PageSource::begin_round(const MemoryView& view, SharedWork& work) {
   RoundPages round;
   state_->reader.clear(view.frozen);
   state_->forget_gone(view);
-  for (const ProcessView& process : view.processes) GODWIT_TRY(state_->begin_process(view, process, round));
+  for (const ProcessView& process : view.processes)
+    GODWIT_TRY(state_->begin_process(view, process, work, round));
   for (const SharedMemoryView& object : view.shared_memory) {
     SharedSpace& space = state_->shared.try_emplace(object.space_id, object.space_id).first->second;
     GODWIT_TRY(space.begin_round(object, view.frozen, state_->reader));

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/shared_work.h"
 #include "runtime/memory/address_space.h"
 #include "runtime/memory/content_table.h"
 #include "runtime/memory/dirty_tracker.h"
@@ -88,6 +89,8 @@ class PageSource {
   void add_process(uint64_t space_id, pid_t host_pid, std::unique_ptr<DirtyTracker> tracker);
 
   Result<RoundPages> begin_round(const MemoryView& view);
+  // The last one: other threads may help with the scan by `work`.
+  Result<RoundPages> begin_round(const MemoryView& view, SharedWork& work);
   // Packs the next pages into `buffer` (at least 64 KiB) in the layout of page_batch.h; the number of bytes
   // used, 0 when the round has none left. A range that vanished while it was read is left out (it is gone, or
   // dirty again).

@@ -76,6 +76,17 @@ Result<Pagemap> Pagemap::open(pid_t pid) {
   return pagemap;
 }
 
+Result<Pagemap> Pagemap::duplicate() const {
+  GODWIT_ASSIGN(Fd fd, godwit::duplicate(fd_.get()));
+  Pagemap copy(std::move(fd), pid_);
+  copy.found_.resize(found_.size());
+  copy.zero_frame_ = zero_frame_;
+  if (page_flags_.valid()) {
+    GODWIT_ASSIGN(copy.page_flags_, godwit::duplicate(page_flags_.get()));
+  }
+  return copy;
+}
+
 bool Pagemap::alive() const {
   uint64_t entry = 0;
   return ::pread(fd_.get(), &entry, sizeof entry, 0) == static_cast<ssize_t>(sizeof entry);

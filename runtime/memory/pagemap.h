@@ -37,6 +37,8 @@ enum class PageClass {
 class Pagemap {
  public:
   static Result<Pagemap> open(pid_t pid);
+  // Of the same address space, for another thread.
+  [[nodiscard]] Result<Pagemap> duplicate() const;
   // Whether the address space still exists.
   [[nodiscard]] bool alive() const;
 

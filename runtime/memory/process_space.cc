@@ -101,8 +101,9 @@ Result<void> ProcessSpace::compare_all(const std::vector<Vma>& vmas, ProcessFind
   return add_absent(vmas, findings.lost);
 }
 
-Result<void> ProcessSpace::ask_last(const std::vector<Vma>& vmas, Ranges& fresh, ProcessFindings& findings) {
-  GODWIT_ASSIGN(DirtyTracker::LastRound last, tracker_->collect_last(vmas));
+Result<void> ProcessSpace::ask_last(const std::vector<Vma>& vmas, SharedWork& work, Ranges& fresh,
+                                    ProcessFindings& findings) {
+  GODWIT_ASSIGN(DirtyTracker::LastRound last, tracker_->collect_last(vmas, work));
   findings.written = std::move(last.written);
   findings.lost = std::move(last.absent);
   fresh = unite(std::move(fresh), last.unfollowed);
@@ -112,13 +113,13 @@ Result<void> ProcessSpace::ask_last(const std::vector<Vma>& vmas, Ranges& fresh,
   return {};
 }
 
-Result<void> ProcessSpace::ask_tracker(const std::vector<Vma>& vmas, bool frozen, Ranges& fresh,
+Result<void> ProcessSpace::ask_tracker(const std::vector<Vma>& vmas, SharedWork* last_work, Ranges& fresh,
                                        ProcessFindings& findings) {
   if (!pagemap_) {
     GODWIT_ASSIGN(pagemap_, Pagemap::open(memory_.pid()));
   }
-  if (frozen) {
-    GODWIT_TRY(ask_last(vmas, fresh, findings));
+  if (last_work != nullptr) {
+    GODWIT_TRY(ask_last(vmas, *last_work, fresh, findings));
   } else {
     Ranges replaced;
     GODWIT_ASSIGN(findings.written, tracker_->collect(replaced));
@@ -150,14 +151,15 @@ void ProcessSpace::add_due(const std::vector<Vma>& vmas, const Ranges& due, Page
   }
 }
 
-Result<ProcessFindings> ProcessSpace::begin_round(const ProcessView& view, const Ranges& shared, bool frozen,
-                                                  PageReader& reader, std::vector<Discard>& discards) {
+Result<ProcessFindings> ProcessSpace::begin_round(const ProcessView& view, const Ranges& shared,
+                                                  SharedWork* last_work, PageReader& reader,
+                                                  std::vector<Discard>& discards) {
   std::vector<Vma> vmas = followed_vmas(view.vmas, shared);
   ProcessFindings findings;
   Ranges fresh = changed_mappings(vmas_, vmas);
   const Ranges changed = fresh;
   Result<void> asked;
-  if (tracker_) asked = ask_tracker(vmas, frozen, fresh, findings);
+  if (tracker_) asked = ask_tracker(vmas, last_work, fresh, findings);
   if (!asked && asked.error().code == ESRCH) {
     tracker_.reset();
     findings = {};
@@ -168,7 +170,7 @@ Result<ProcessFindings> ProcessSpace::begin_round(const ProcessView& view, const
     findings.lost = unite(std::move(findings.lost), intersect(changed, ranges_of(vmas, false)));
   }
   // A process may end between two looks at it; the next snapshot will not name it any more.
-  if (!asked && !frozen && is_gone(asked.error())) return ProcessFindings{};
+  if (!asked && last_work == nullptr && is_gone(asked.error())) return ProcessFindings{};
   GODWIT_TRY(asked);
   const Ranges private_ranges = ranges_of(vmas, false);
   table_.keep_only(private_ranges);

@@ -70,7 +70,7 @@ class SoftDirtyTracker final : public DirtyTracker {
   [[nodiscard]] const char* name() const override { return "soft-dirty"; }
   Result<Followed> follow(const std::vector<Vma>& vmas) override;
   Result<Ranges> collect(Ranges& replaced) override;
-  Result<LastRound> collect_last(const std::vector<Vma>& vmas) override;
+  Result<LastRound> collect_last(const std::vector<Vma>& vmas, SharedWork& work) override;
   // Nobody minds cleared bits.
   Result<void> stop() override { return {}; }
 
@@ -191,7 +191,7 @@ Result<Ranges> SoftDirtyTracker::collect(Ranges&) {
   return written;
 }
 
-Result<DirtyTracker::LastRound> SoftDirtyTracker::collect_last(const std::vector<Vma>& vmas) {
+Result<DirtyTracker::LastRound> SoftDirtyTracker::collect_last(const std::vector<Vma>& vmas, SharedWork&) {
   GODWIT_TRY(check_alive());
   LastRound last;
   for (const Vma& vma : vmas) {

@@ -14,7 +14,7 @@ class StoreTracker final : public DirtyTracker {
   [[nodiscard]] const char* name() const override { return "stored"; }
   Result<Followed> follow(const std::vector<Vma>& vmas) override;
   Result<Ranges> collect(Ranges& replaced) override;
-  Result<LastRound> collect_last(const std::vector<Vma>& vmas) override;
+  Result<LastRound> collect_last(const std::vector<Vma>& vmas, SharedWork& work) override;
   Result<void> stop() override { return {}; }
 
  private:
@@ -52,7 +52,7 @@ Result<Ranges> StoreTracker::collect(Ranges&) {
   return stored();
 }
 
-Result<DirtyTracker::LastRound> StoreTracker::collect_last(const std::vector<Vma>& vmas) {
+Result<DirtyTracker::LastRound> StoreTracker::collect_last(const std::vector<Vma>& vmas, SharedWork&) {
   LastRound last{.written = stored(), .absent = {}, .unfollowed = subtract(ranges_of(vmas), followed_)};
   for (const Vma& vma : vmas)
     if (!vma.shared) GODWIT_TRY(pagemap_.absent({vma.start, vma.end}, page_class(vma), last.absent));

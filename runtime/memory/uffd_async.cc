@@ -24,7 +24,8 @@ class UffdAsyncTracker final : public UffdTracker {
   [[nodiscard]] bool can_register(PageClass) const override { return true; }
   Result<bool> arm(Range range, PageClass kind, Ranges& populated) override;
   Result<void> take(Range range, PageClass kind, Ranges& written, Ranges& replaced) override;
-  Result<bool> look(Range range, PageClass kind, Ranges& written, Ranges& absent) override;
+  Result<bool> look(Pagemap& pagemap, Range range, PageClass kind, Ranges& written,
+                    Ranges& absent) const override;
 };
 
 // False for EPERM: not registered.
@@ -49,8 +50,9 @@ Result<void> UffdAsyncTracker::take(Range range, PageClass kind, Ranges& written
   return {};
 }
 
-Result<bool> UffdAsyncTracker::look(Range range, PageClass kind, Ranges& written, Ranges& absent) {
-  return registered(pagemap_.written_and_absent(range, kind, written, absent));
+Result<bool> UffdAsyncTracker::look(Pagemap& pagemap, Range range, PageClass kind, Ranges& written,
+                                    Ranges& absent) const {
+  return registered(pagemap.written_and_absent(range, kind, written, absent));
 }
 
 }  // namespace

@@ -152,7 +152,8 @@ class UffdSyncTracker final : public UffdTracker {
   Result<void> take(Range range, PageClass kind, Ranges& written, Ranges& replaced) override;
   Result<bool> take_part(Range range, PageClass kind, Ranges& written);
   Result<void> prepare_to_look() override;
-  Result<bool> look(Range range, PageClass kind, Ranges& written, Ranges& absent) override;
+  Result<bool> look(Pagemap& pagemap, Range range, PageClass kind, Ranges& written,
+                    Ranges& absent) const override;
   Result<bool> protect(Range range) const;
   Result<bool> protect_private(const Ranges& pages);
   Result<bool> is_registered(Range range) const;
@@ -252,10 +253,11 @@ Result<void> UffdSyncTracker::prepare_to_look() {
   return {};
 }
 
-Result<bool> UffdSyncTracker::look(Range range, PageClass kind, Ranges& written, Ranges& absent) {
+Result<bool> UffdSyncTracker::look(Pagemap& pagemap, Range range, PageClass kind, Ranges& written,
+                                   Ranges& absent) const {
   Ranges found;
   Ranges missing;
-  GODWIT_TRY(pagemap_.unprotected_and_absent(range, kind, found, missing));
+  GODWIT_TRY(pagemap.unprotected_and_absent(range, kind, found, missing));
   Ranges parts;
   for_each_part(range, maps_, [&](Range part) { parts.push_back(part); });
   for (const Range& part : parts) {

@@ -5,14 +5,23 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <utility>
 
+#include "base/shared_work.h"
 #include "runtime/kernel/uapi.h"
 #include "runtime/memory/page_batch.h"
 
 namespace godwit::runtime {
 namespace {
+
+// Of the last round. A piece is what a thread takes at once, 20 us or more; of a mapping that is large and
+// mostly empty (16 TiB, with some sanitizers) it is more, since a piece costs a system call.
+constexpr uint64_t kPieceBytesMin = uint64_t{32} << 20;
+constexpr uint64_t kPiecesMax = 1024;
+constexpr uint64_t kLaneBytesMin = uint64_t{128} << 20;
+constexpr size_t kLanesMax = 8;
 
 bool is_anonymous(const Vma& vma) {
   return page_class(vma) == PageClass::kAnonymous && vma.name != "[vdso]" && vma.name != "[vsyscall]" &&
@@ -190,17 +199,16 @@ Result<std::vector<UffdTracker::Area>> UffdTracker::cut_at_mappings() const {
 }
 
 // Of a mapping that the kernel does not follow: whatever it holds may have been written.
-Result<void> UffdTracker::compare(const Area& area, Ranges& written, Ranges* absent) {
-  if (area.watch == Watch::kNeverWritten) return {};
-  if (area.kind == PageClass::kShared) {
-    append_range(written, area.range);
+static Result<void> compare(Pagemap& pagemap, Range range, PageClass kind, Ranges& written, Ranges* absent) {
+  if (kind == PageClass::kShared) {
+    append_range(written, range);
     return {};
   }
   Ranges populated;
-  GODWIT_TRY(pagemap_.populated(area.range, area.kind, populated));
+  GODWIT_TRY(pagemap.populated(range, kind, populated));
   for (const Range& pages : populated) append_range(written, pages);
   if (absent != nullptr)
-    for (const Range& hole : subtract({area.range}, populated)) append_range(*absent, hole);
+    for (const Range& hole : subtract({range}, populated)) append_range(*absent, hole);
   return {};
 }
 
@@ -212,8 +220,11 @@ Result<Ranges> UffdTracker::collect(Ranges& replaced) {
   kept.reserve(areas.size());
   for (const Area& area : areas) {
     Ranges lost;
-    GODWIT_TRY(area.watch == Watch::kRegistered ? take(area.range, area.kind, written, lost)
-                                                : compare(area, written, nullptr));
+    if (area.watch == Watch::kRegistered) {
+      GODWIT_TRY(take(area.range, area.kind, written, lost));
+    } else if (area.watch != Watch::kNeverWritten) {
+      GODWIT_TRY(compare(pagemap_, area.range, area.kind, written, nullptr));
+    }
     for (const Range& part : lost) append_range(replaced, part);
     for (const Range& part : subtract({area.range}, lost)) kept.push_back({part, area.kind, area.watch});
   }
@@ -221,29 +232,61 @@ Result<Ranges> UffdTracker::collect(Ranges& replaced) {
   return written;
 }
 
-Result<DirtyTracker::LastRound> UffdTracker::collect_last(const std::vector<Vma>& vmas) {
+void UffdTracker::cut_to_pieces(const Area& area, std::vector<Piece>& pieces) {
+  const auto& [range, kind, watch] = area;
+  const uint64_t pages = std::max(kPieceBytesMin, range.size() / kPiecesMax) / kPageSize;
+  for (uint64_t at = range.start; at < range.end; at += pages * kPageSize)
+    pieces.emplace_back().area = {{at, std::min(at + pages * kPageSize, range.end)}, kind, watch};
+}
+
+Result<void> UffdTracker::look_at(Pagemap& pagemap, Piece& piece) const {
+  const auto& [range, kind, watch] = piece.area;
+  if (watch == Watch::kNeverWritten) return {};
+  if (watch != Watch::kRegistered) return compare(pagemap, range, kind, piece.written, &piece.absent);
+  GODWIT_ASSIGN(piece.registered, look(pagemap, range, kind, piece.written, piece.absent));
+  return {};
+}
+
+// The container stands still meanwhile, and a walk takes some 2 ns a page: whoever has time helps.
+Result<void> UffdTracker::look_at_all(std::vector<Piece>& pieces, SharedWork& work) {
+  uint64_t bytes = 0;
+  for (const Piece& piece : pieces) bytes += piece.area.range.size();
+  const size_t lanes = std::clamp<size_t>(bytes / kLaneBytesMin, 1, kLanesMax);
+  std::vector<Result<void>> outcomes(lanes);
+  std::atomic<size_t> next = 0;
+  const auto look_at_some = [&](Pagemap& pagemap, Result<void>& outcome) {
+    for (size_t i = next++; i < pieces.size() && outcome; i = next++) outcome = look_at(pagemap, pieces[i]);
+  };
+  work.run(lanes, [&](size_t lane) {
+    if (lane == 0) return look_at_some(pagemap_, outcomes[0]);
+    auto pagemap = pagemap_.duplicate();
+    if (pagemap) look_at_some(*pagemap, outcomes[lane]);  // without one, the others do it
+  });
+  for (Result<void>& outcome : outcomes) GODWIT_TRY(std::move(outcome));
+  return {};
+}
+
+Result<DirtyTracker::LastRound> UffdTracker::collect_last(const std::vector<Vma>& vmas, SharedWork& work) {
   GODWIT_TRY(check_alive());
   GODWIT_TRY(prepare_to_look());
   LastRound last;
+  std::vector<Piece> pieces;
   size_t next = 0;
   for (const Vma& vma : vmas) {
     std::vector<Area> known;
-    Ranges fresh;
-    split(vma, next, known, fresh);
-    for (const Area& area : known) {
-      if (area.watch != Watch::kRegistered) {
-        GODWIT_TRY(compare(area, last.written, &last.absent));
-        continue;
-      }
-      LastRound found;
-      GODWIT_ASSIGN(const bool registered, look(area.range, area.kind, found.written, found.absent));
-      if (!registered) fresh.push_back(area.range);
-      for (const Range& range : found.written) append_range(last.written, range);
-      for (const Range& range : found.absent) append_range(last.absent, range);
-    }
-    normalize(fresh);
-    for (const Range& range : fresh) append_range(last.unfollowed, range);
+    split(vma, next, known, last.unfollowed);
+    for (const Area& area : known) cut_to_pieces(area, pieces);
   }
+  GODWIT_TRY(look_at_all(pieces, work));
+  for (const Piece& piece : pieces) {
+    if (!piece.registered) {
+      last.unfollowed.push_back(piece.area.range);
+      continue;
+    }
+    for (const Range& range : piece.written) append_range(last.written, range);
+    for (const Range& range : piece.absent) append_range(last.absent, range);
+  }
+  normalize(last.unfollowed);
   return last;
 }
 

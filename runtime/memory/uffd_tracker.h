@@ -19,7 +19,7 @@ class UffdTracker : public DirtyTracker {
  public:
   Result<Followed> follow(const std::vector<Vma>& vmas) final;
   Result<Ranges> collect(Ranges& replaced) final;
-  Result<LastRound> collect_last(const std::vector<Vma>& vmas) final;
+  Result<LastRound> collect_last(const std::vector<Vma>& vmas, SharedWork& work) final;
   Result<void> stop() override;
 
  protected:
@@ -38,8 +38,9 @@ class UffdTracker : public DirtyTracker {
   // Before look(), once a round.
   virtual Result<void> prepare_to_look() { return {}; }
   // The same without protecting anything, and the absent private pages. False: (a part of) it is not
-  // registered, and nothing was appended.
-  virtual Result<bool> look(Range range, PageClass kind, Ranges& written, Ranges& absent) = 0;
+  // registered, and nothing was appended. Called by several threads at once, each with a pagemap of its own.
+  virtual Result<bool> look(Pagemap& pagemap, Range range, PageClass kind, Ranges& written,
+                            Ranges& absent) const = 0;
 
   [[nodiscard]] std::string describe() const { return "pid " + std::to_string(pid_); }
   Result<void> check_alive() const;
@@ -62,13 +63,22 @@ class UffdTracker : public DirtyTracker {
     PageClass kind = PageClass::kAnonymous;
     Watch watch = Watch::kInvalid;
   };
+  // What the last round finds in a piece of an area.
+  struct Piece {
+    Area area;
+    bool registered = true;
+    Ranges written;
+    Ranges absent;
+  };
   Result<std::vector<Area>> cut_at_mappings() const;
   // Appends to `known` what is followed of the mapping, to `fresh` what is not.
   void split(const Vma& vma, size_t& next, std::vector<Area>& known, Ranges& fresh) const;
   Result<Ranges> register_anonymous() const;
   Result<Watch> register_exactly(Range range, const Vma& vma) const;
   Result<Watch> enrol(Range range, PageClass kind, Watch watch, Followed& followed);
-  Result<void> compare(const Area& area, Ranges& written, Ranges* absent);
+  static void cut_to_pieces(const Area& area, std::vector<Piece>& pieces);
+  Result<void> look_at(Pagemap& pagemap, Piece& piece) const;
+  Result<void> look_at_all(std::vector<Piece>& pieces, SharedWork& work);
 
   std::vector<Area> areas_;  // ascending
 };

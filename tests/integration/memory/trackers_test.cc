@@ -339,6 +339,50 @@ TEST_P(Trackers, WrittenByAnotherProcess) {
         });
 }
 
+// The last round is many threads' work where memory is large, and says the same as if it were one's. With
+// holes, in page tables and between them.
+TEST_P(Trackers, LargeMemoryIsScannedByAll) {
+  if (!tracker_) GTEST_SKIP() << "nobody to ask";
+  constexpr uint64_t kBase = uint64_t{1} << 46;
+  constexpr uint64_t kLarge = uint64_t{1} << 18;  // pages: 1 GiB, of which few are there
+  map(kBase, kLarge, kFree | MAP_NORESERVE);
+  call(SYS_madvise, {kBase, kLarge * kPage, MADV_NOHUGEPAGE});
+  servant_->store(kBase, kLarge / 16, ++value_, 16);
+  const Vma large{.start = kBase,
+                  .end = kBase + kLarge * kPage,
+                  .readable = true,
+                  .writable = true,
+                  .executable = false,
+                  .shared = false,
+                  .offset = 0,
+                  .device_major = 0,
+                  .device_minor = 0,
+                  .inode = 0,
+                  .name = {}};
+  ASSERT_DONE(tracker_->follow({large}));
+  Ranges replaced;
+  ASSERT_DONE(tracker_->collect(replaced));
+  constexpr uint64_t kStep = 4096 - 16;
+  servant_->store(kBase, kLarge / kStep, ++value_, kStep);
+  call(SYS_madvise, {kBase + kLarge / 4 * kPage, 3 * kHuge, MADV_DONTNEED});
+  source_.child.stop();
+  SharedWork alone;
+  const auto expected = tracker_->collect_last({large}, alone);
+  ASSERT_DONE(expected);
+  EXPECT_GE(total_size(expected->written), (kLarge / kStep - 3) * kPage);
+  SharedWork work(3);
+  constexpr uint64_t kAsked = 64 * kPage;  // uffd-sync asks of each piece by unprotecting its first page
+  for (int i = 0; i < 20; ++i) {
+    const auto found = tracker_->collect_last({large}, work);
+    ASSERT_DONE(found);
+    EXPECT_TRUE(subtract(expected->written, found->written).empty());
+    EXPECT_LE(total_size(found->written), total_size(expected->written) + kAsked);
+    EXPECT_EQ(found->absent, expected->absent);
+    EXPECT_EQ(found->unfollowed, expected->unfollowed);
+  }
+  source_.child.go();
+}
+
 // The kernel zeroes a word in the thread's memory when it ends, and pthread_join(3) waits for that.
 TEST_P(Trackers, ThreadsThatEndAreJoined) {
   track();
@@ -388,7 +432,8 @@ TEST_P(Trackers, ExecutedAnotherProgram) {
   const auto written = tracker_->collect(replaced);
   ASSERT_FALSE(written.has_value());
   EXPECT_EQ(written.error().code, ESRCH) << written.error().to_string();
-  const auto last = tracker_->collect_last(now->processes[0].vmas);
+  SharedWork alone;
+  const auto last = tracker_->collect_last(now->processes[0].vmas, alone);
   ASSERT_FALSE(last.has_value());
   EXPECT_EQ(last.error().code, ESRCH) << last.error().to_string();
   const auto followed = tracker_->follow(now->processes[0].vmas);
