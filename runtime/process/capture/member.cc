@@ -148,6 +148,7 @@ Result<void> read_process(const Member& member, pid_t init, model::Process& proc
   GODWIT_ASSIGN(*process.mutable_working_directory(), link_of(pid, "cwd"));
   GODWIT_ASSIGN(*process.mutable_root_directory(), link_of(pid, "root"));
   process.set_umask(status.umask);
+  process.set_thp_disable(status.huge_pages_off);
   GODWIT_ASSIGN(const auto oom_adjust, number_in<int32_t>(proc_path(pid, "oom_score_adj"), 10));
   process.set_oom_score_adj(oom_adjust);
   GODWIT_ASSIGN(const auto personality, number_in<uint64_t>(proc_path(pid, "personality"), 16));

@@ -96,6 +96,10 @@ bool status_line(std::string_view key, std::string_view value, ProcStatus& to) {
   if (key == "Uid" || key == "Gid") return user_line(key, value, to.credentials);
   if (key == "Groups") return groups_line(value, to.credentials);
   if (key.starts_with("Cap")) return capability_line(key, value, to.credentials);
+  if (key == "THP_enabled") {
+    to.huge_pages_off = first == "0";
+    return true;
+  }
   if (key == "NoNewPrivs") {
     to.credentials.set_no_new_privileges(first == "1");
     return first == "0" || first == "1";

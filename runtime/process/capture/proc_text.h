@@ -38,6 +38,7 @@ struct ProcStatus {
   std::vector<pid_t> namespace_sessions;
   uint32_t seccomp_mode = 0;
   uint32_t seccomp_filters = 0;
+  bool huge_pages_off = false;     // prctl PR_SET_THP_DISABLE
   model::Credentials credentials;  // without securebits
 };
 Result<ProcStatus> parse_status(std::string_view text);

@@ -63,6 +63,7 @@ class MemoryReconciler {
     AddressMap map = make_address_map(wanted_.memory());
     GODWIT_TRY(plan_vdso(map));
     if (!member_.bare) GODWIT_TRY(strip());
+    GODWIT_TRY(allow_huge_pages());
     if (scratch_collides(map)) GODWIT_TRY(move_scratch(map));
     changes_ = compare(member_.mappings, map);
     const bool new_executable = member_.executable != wanted_.executable();
@@ -128,6 +129,16 @@ class MemoryReconciler {
     member_.vdso = {};
     member_.executable.clear();
     vdso_changes_ = vdso_.end != 0;
+    return {};
+  }
+
+  // Before a page is stored: where they are allowed, storing one may make 512.
+  Result<void> allow_huge_pages() {
+    const bool off = wanted_.thp_disable();
+    if (member_.huge_pages_off == off) return {};
+    GODWIT_TRY(member_.leader().call(SYS_prctl, {PR_SET_THP_DISABLE, off ? 1 : 0, 0, 0, 0},
+                                     "set the use of huge pages"));
+    member_.huge_pages_off = off;
     return {};
   }
 

@@ -14,8 +14,6 @@ void set_process_attributes(CallBatch& batch, const model::Process& wanted) {
   batch.call(SYS_personality, {wanted.personality()}, "personality");
   batch.call(SYS_prctl, {PR_SET_CHILD_SUBREAPER, wanted.child_subreaper() ? 1 : 0, 0, 0, 0},
              "become a subreaper");
-  batch.call(SYS_prctl, {PR_SET_THP_DISABLE, wanted.thp_disable() ? 1 : 0, 0, 0, 0},
-             "set the use of huge pages");
   // Both paths start at the container's root, so the directory comes before the root.
   batch.call(SYS_chdir, {batch.text(wanted.working_directory())}, "chdir " + wanted.working_directory());
   if (wanted.root_directory() != "/") {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,8 +36,9 @@ struct Member {
 
   bool bare = false;  // nothing is mapped but the scratch and `mappings`
   AddressMap mappings;
-  AddressRange vdso;       // with the vvar mappings before it; empty: none
-  std::string executable;  // as last set; empty: still the placeholder
+  AddressRange vdso;                   // with the vvar mappings before it; empty: none
+  std::string executable;              // as last set; empty: still the placeholder
+  std::optional<bool> huge_pages_off;  // as last set
 
   [[nodiscard]] Puppet& leader() const { return *threads.front().puppet; }
   [[nodiscard]] ReplicaProcess process() const { return {pid, host_pid, threads.front().puppet.get()}; }

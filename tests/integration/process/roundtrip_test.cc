@@ -228,6 +228,13 @@ int64_t since(int64_t& mark) {
   return now - std::exchange(mark, now);
 }
 
+// Of the whole process.
+bool has_huge_pages(pid_t pid) {
+  const auto maps = read_file("/proc/" + std::to_string(pid) + "/smaps_rollup");
+  const size_t at = maps ? maps->find("AnonHugePages:") : std::string::npos;
+  return at == std::string::npos || std::strtoull(maps->c_str() + at + 14, nullptr, 10) != 0;
+}
+
 TEST_F(Roundtrip, GoesOnElsewhere) {
   start_source();
   Fd channel;
@@ -270,6 +277,7 @@ TEST_F(Roundtrip, GoesOnElsewhere) {
   EXPECT_DONE((*replica)->reconcile_memory(*memory));
   times.memory_us = since(mark);
   EXPECT_DONE(copy_pages(**capture, **replica, *memory));
+  EXPECT_FALSE(has_huge_pages(target_)) << "though the process must not have any";
   mark = monotonic_us();
   auto frozen = (*capture)->snapshot_frozen();
   ASSERT_TRUE(frozen.has_value()) << frozen.error().to_string();

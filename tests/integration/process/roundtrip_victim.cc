@@ -130,7 +130,19 @@ uint64_t look_around(pid_t child, int counter, const uint64_t signal_mask) {
   stack_t stack{};
   ::sigaltstack(nullptr, &stack);
   if (stack.ss_size != 65536) wrong |= 128;
+  if (::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) != 1) wrong |= 256;
   return wrong;
+}
+
+// Memory that wants huge pages, of a process that may have none: a page of it is a page.
+void want_huge_pages() {
+  constexpr size_t kHuge = size_t{2} << 20;
+  constexpr size_t kSize = 4 * kHuge;
+  ::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+  auto* const memory =
+      static_cast<char*>(::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ::madvise(memory, kSize, MADV_HUGEPAGE);
+  for (size_t at = 0; at < kSize; at += kHuge / 2) memory[at] = 1;
 }
 
 }  // namespace
@@ -142,6 +154,7 @@ int main(int, char** arguments) {
   stack_t stack{std::malloc(65536), 0, 65536};
   ::sigaltstack(&stack, nullptr);
   ::umask(0027);
+  want_huge_pages();
   ::prctl(PR_SET_NAME, "the-victim");
   const int counter = ::eventfd(77, EFD_NONBLOCK);
   if (::setresgid(1235, 1235, 1235) != 0 || ::setresuid(1234, 1234, 1234) != 0) return 1;
