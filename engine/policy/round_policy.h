@@ -8,7 +8,7 @@
 // and another round is worth its time as long as it makes that clearly smaller.
 //
 // Dirty is what really changed. A tracker also names pages whose content the target has (soft-dirty bits name
-// some thousands in every round, shared memory may be named whole): they are read and compared, each time the
+// huge pages whole, and shared memory may be named whole): they are read and compared, each time the
 // same ones, but they do not travel, and neither a faster link nor a slower container makes them fewer.
 #pragma once
 

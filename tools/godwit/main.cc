@@ -25,6 +25,8 @@ constexpr const char* kExitStatus =
     "  5  what became of the container is not known: see ps of both agents\n"
     "  godwit exec passes on the status of the command.";
 
+constexpr const char* kContainer = "the container, by its name in `godwit ps`";
+
 // What a subcommand's options turn into: the call, to be made once all of the command line has been read.
 using Action = std::function<int(Client&)>;
 
@@ -107,7 +109,9 @@ void declare_stop(CLI::App& app, Action& action) {
   CLI::App* const command = add_command(app, "stop", "end a container: SIGTERM, then SIGKILL",
                                         "  godwit stop db1\n  godwit stop db1 --grace 30s");
   const auto request = std::make_shared<api::v1::StopRequest>();
-  command->add_option_function<std::string>("id", [request](const std::string& id) { request->set_id(id); })
+  command
+      ->add_option_function<std::string>(
+          "id", [request](const std::string& id) { request->set_id(id); }, kContainer)
       ->required();
   add_quantity(
       command, "--grace", parse_duration_us,
@@ -125,7 +129,7 @@ void declare_remove(CLI::App& app, Action& action) {
                                         "  godwit rm db1\n  godwit rm --force db1 db2");
   const auto ids = std::make_shared<std::vector<std::string>>();
   const auto force = std::make_shared<bool>(false);
-  command->add_option("id", *ids)->required();
+  command->add_option("id", *ids, kContainer)->required();
   command->add_flag("-f,--force", *force, "kill running ones");
   command->callback([ids, force, &action] {
     action = [ids, force](Client& client) { return remove(client, *ids, *force); };
@@ -137,7 +141,9 @@ void declare_logs(CLI::App& app, Action& action) {
       add_command(app, "logs", "what a container wrote to stdout and stderr on this host",
                   "  godwit logs db1\n  godwit logs -f db1");
   const auto request = std::make_shared<api::v1::LogsRequest>();
-  command->add_option_function<std::string>("id", [request](const std::string& id) { request->set_id(id); })
+  command
+      ->add_option_function<std::string>(
+          "id", [request](const std::string& id) { request->set_id(id); }, kContainer)
       ->required();
   command->add_flag_function(
       "-f,--follow", [request](int64_t) { request->set_follow(true); },
@@ -151,7 +157,9 @@ void declare_exec(CLI::App& app, Action& action) {
       add_command(app, "exec", "run a command inside a container and pass on its status",
                   "  godwit exec db1 -- redis-cli ping\n  godwit exec db1 -- sh -c 'ls -l /data'");
   const auto request = std::make_shared<api::v1::ExecRequest>();
-  command->add_option_function<std::string>("id", [request](const std::string& id) { request->set_id(id); })
+  command
+      ->add_option_function<std::string>(
+          "id", [request](const std::string& id) { request->set_id(id); }, kContainer)
       ->required();
   command
       ->add_option_function<std::vector<std::string>>(
@@ -177,8 +185,8 @@ void declare_migrate(CLI::App& app, Action& action) {
   const auto options = std::make_shared<MigrateOptions>();
   engine::model::MigrationGoals* const goals = options->request.mutable_goals();
   command
-      ->add_option_function<std::string>("id",
-                                         [options](const std::string& id) { options->request.set_id(id); })
+      ->add_option_function<std::string>(
+          "id", [options](const std::string& id) { options->request.set_id(id); }, kContainer)
       ->required();
   command
       ->add_option_function<std::string>(
@@ -220,7 +228,7 @@ void declare_check(CLI::App& app, Action& action) {
       add_command(app, "check", "the preflight alone: can this container be moved?", "  godwit check db1");
   const auto id = std::make_shared<std::string>();
   const auto json = std::make_shared<bool>(false);
-  command->add_option("id", *id)->required();
+  command->add_option("id", *id, kContainer)->required();
   command->add_flag("--json", *json, "one JSON object");
   command->callback(
       [id, json, &action] { action = [id, json](Client& client) { return check(client, *id, *json); }; });
