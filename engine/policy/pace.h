@@ -24,7 +24,7 @@ struct PaceMeasurement {
 inline constexpr double kBulkShareOfTime = 0.4;
 // What remains to the sender beside a container that is always busy. The target works about as long, and
 // where the container waits for its clients and they for it, both are times when neither gets on.
-inline constexpr double kDutyMin = 0.1;
+inline constexpr double kDutyMin = 0.07;
 // Of a sender that pauses: a longer one holds a processor for more than some 0.3 ms at a time.
 inline constexpr uint32_t kPoliteBatchBytes = 256 << 10;
 
