@@ -1,25 +1,16 @@
 #include "base/shared_work.h"
 
-#include <sched.h>
-
 #include <system_error>
 
 namespace godwit {
-
-size_t available_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof set, &set) != 0) return 1;  // more processors than a cpu_set_t names
-  return static_cast<size_t>(CPU_COUNT(&set));
-}
 
 SharedWork::SharedWork(size_t helpers, const std::function<void()>& prepare) {
   helpers_.reserve(helpers);
   try {
     while (helpers_.size() < helpers)
-      helpers_.emplace_back([this, prepare] {
+      helpers_.emplace_back([this, prepare, lane = lanes()] {
         prepare();
-        help();
+        help(lane);
       });
   } catch (const std::system_error&) {
     return;  // the work is done by fewer
@@ -27,38 +18,35 @@ SharedWork::SharedWork(size_t helpers, const std::function<void()>& prepare) {
 }
 
 SharedWork::~SharedWork() {
-  end();
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
   for (std::thread& helper : helpers_) helper.join();
 }
 
-void SharedWork::run(size_t lanes, const std::function<void(size_t lane)>& task) {
-  if (lanes > 1) {
+void SharedWork::run(const std::function<void(size_t lane)>& task) {
+  {
     const std::lock_guard lock(mutex_);
     task_ = &task;
-    lanes_ = lanes;
-    next_lane_ = 1;
-    changed_.notify_all();
+    ++run_;
   }
+  changed_.notify_all();
   task(0);
-  if (lanes <= 1) return;
   std::unique_lock lock(mutex_);
   task_ = nullptr;
   changed_.wait(lock, [this] { return helping_ == 0; });
 }
 
-void SharedWork::end() {
-  const std::lock_guard lock(mutex_);
-  ended_ = true;
-  changed_.notify_all();
-}
-
-void SharedWork::help() {
+void SharedWork::help(size_t lane) {
+  uint64_t last = 0;  // that it has taken part in
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return ended_ || (task_ != nullptr && next_lane_ < lanes_); });
-    if (ended_) return;
+    changed_.wait(lock, [&] { return ending_ || (task_ != nullptr && run_ != last); });
+    if (ending_) return;
+    last = run_;
     const auto& task = *task_;
-    const size_t lane = next_lane_++;
     ++helping_;
     lock.unlock();
     task(lane);

@@ -148,7 +148,8 @@ def answered_per_second(seen):
 
 
 def migrate_watched(lab, client):
-    """Moves redis; returns the operations per second in the rounds, up to the beginning of the cutover."""
+    """Moves redis; returns the operations per second in the rounds, up to the beginning of the cutover, and the total
+    time."""
     rates = []
 
     def on_event(event):
@@ -158,13 +159,13 @@ def migrate_watched(lab, client):
         elif state == "cutover" and not rates:
             rates.append(answered_per_second(client.mark()))
 
-    lab.migrate("redis", on_event=on_event)
-    return rates[0]
+    result = lab.migrate("redis", on_event=on_event)
+    return rates[0], result["total_us"]
 
 
 def measure_slowdown(options):
     """Point 4: how many operations per second a container that is kept busy does before and during pre-copy."""
-    before, during = [], []
+    before, during, totals = [], [], []
     with Lab() as lab:
         lab.run("redis", "redis", ADDRESS)
         client = lab.redis_client(ADDRESS, rate=100, preload=options.memory * MIB, load=options.saturation,
@@ -175,13 +176,16 @@ def measure_slowdown(options):
             client.mark()
             time.sleep(2.0)
             before.append(answered_per_second(client.mark()))
-            during.append(migrate_watched(lab, client))
+            rate, total_us = migrate_watched(lab, client)
+            during.append(rate)
+            totals.append(total_us)
     print(f"operations of a client that keeps redis busy, {options.reads * 100:.0f} % of them reads:")
     show("before", before, "/s")
     show("during pre-copy", during, "/s")
     lost = 1 - statistics.median(during) / statistics.median(before)
     print(f"  {'lost':<42} {lost * 100:10.1f} %")
-    return {"before": before, "during": during, "lost": lost}
+    show("total of a migration", totals, "s", 1e6)
+    return {"before": before, "during": during, "lost": lost, "total_us": totals}
 
 
 PARTS = {"load": measure_load, "growth": measure_growth, "throughput": measure_throughput,

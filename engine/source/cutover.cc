@@ -2,8 +2,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "base/clock.h"
+#include "base/shared_work.h"
 #include "engine/priority.h"
 #include "engine/source/source_session.h"
 
@@ -25,7 +27,8 @@ size_t scan_helpers(const runtime::MemoryView& view) {
   for (const runtime::ProcessView& process : view.processes)
     for (const runtime::Vma& vma : process.vmas)
       if (!vma.shared) bytes += vma.end - vma.start;
-  return std::min({bytes / kBytesPerHelper, available_processors() - 1, kHelpersMax});
+  const size_t processors = std::max(std::thread::hardware_concurrency(), 1U);
+  return std::min({bytes / kBytesPerHelper, processors - 1, kHelpersMax});
 }
 }  // namespace
 

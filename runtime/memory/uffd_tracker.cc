@@ -20,8 +20,8 @@ namespace {
 // mostly empty (16 TiB, with some sanitizers) it is more, since a piece costs a system call.
 constexpr uint64_t kPieceBytesMin = uint64_t{32} << 20;
 constexpr uint64_t kPiecesMax = 1024;
-constexpr uint64_t kLaneBytesMin = uint64_t{128} << 20;
-constexpr size_t kLanesMax = 8;
+// Less is scanned sooner than anybody comes to help.
+constexpr uint64_t kSharedBytesMin = uint64_t{128} << 20;
 
 bool is_anonymous(const Vma& vma) {
   return page_class(vma) == PageClass::kAnonymous && vma.name != "[vdso]" && vma.name != "[vsyscall]" &&
@@ -251,17 +251,20 @@ Result<void> UffdTracker::look_at(Pagemap& pagemap, Piece& piece) const {
 Result<void> UffdTracker::look_at_all(std::vector<Piece>& pieces, SharedWork& work) {
   uint64_t bytes = 0;
   for (const Piece& piece : pieces) bytes += piece.area.range.size();
-  const size_t lanes = std::clamp<size_t>(bytes / kLaneBytesMin, 1, kLanesMax);
-  std::vector<Result<void>> outcomes(lanes);
+  std::vector<Result<void>> outcomes(work.lanes());
   std::atomic<size_t> next = 0;
   const auto look_at_some = [&](Pagemap& pagemap, Result<void>& outcome) {
     for (size_t i = next++; i < pieces.size() && outcome; i = next++) outcome = look_at(pagemap, pieces[i]);
   };
-  work.run(lanes, [&](size_t lane) {
+  const auto look_as = [&](size_t lane) {
     if (lane == 0) return look_at_some(pagemap_, outcomes[0]);
     auto pagemap = pagemap_.duplicate();
     if (pagemap) look_at_some(*pagemap, outcomes[lane]);  // without one, the others do it
-  });
+  };
+  if (bytes < kSharedBytesMin)
+    look_as(0);
+  else
+    work.run(look_as);
   for (Result<void>& outcome : outcomes) GODWIT_TRY(std::move(outcome));
   return {};
 }

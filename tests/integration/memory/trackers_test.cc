@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -12,6 +13,7 @@
 #include <csignal>
 #include <cstdio>
 #include <functional>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -379,6 +381,16 @@ TEST_P(Trackers, LargeMemoryIsScannedByAll) {
     EXPECT_LE(total_size(found->written), total_size(expected->written) + kAsked);
     EXPECT_EQ(found->absent, expected->absent);
     EXPECT_EQ(found->unfollowed, expected->unfollowed);
+  }
+  if (std::string_view(tracker_->name()) == "uffd") {  // helpers who get no descriptor: the owner does it all
+    rlimit usual{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &usual), 0);
+    const rlimit none{.rlim_cur = 0, .rlim_max = usual.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    const auto found = tracker_->collect_last({large}, work);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &usual), 0);
+    ASSERT_DONE(found);
+    EXPECT_EQ(found->written, expected->written);
   }
   source_.child.go();
 }

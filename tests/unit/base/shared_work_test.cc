@@ -4,7 +4,6 @@
 
 #include <array>
 #include <atomic>
-#include <future>
 #include <latch>
 #include <set>
 #include <thread>
@@ -15,8 +14,9 @@ namespace {
 
 TEST(SharedWork, IsDoneAloneWhereNobodyHelps) {
   SharedWork work;
+  EXPECT_EQ(work.lanes(), 1U);
   std::vector<size_t> lanes;
-  work.run(4, [&](size_t lane) { lanes.push_back(lane); });
+  work.run([&](size_t lane) { lanes.push_back(lane); });
   EXPECT_EQ(lanes, std::vector<size_t>{0});
 }
 
@@ -27,7 +27,7 @@ TEST(SharedWork, EveryHelperTakesALane) {
     std::latch all(4);  // passed only if all four are inside at once
     std::array<std::thread::id, 4> threads;
     std::atomic<int> ended = 0;
-    work.run(4, [&](size_t lane) {
+    work.run([&](size_t lane) {
       threads.at(lane) = std::this_thread::get_id();
       all.arrive_and_wait();
       ++ended;
@@ -38,41 +38,16 @@ TEST(SharedWork, EveryHelperTakesALane) {
   }
 }
 
-TEST(SharedWork, NoMoreThanTheLanesAreGivenOut) {
-  SharedWork work(4);
-  std::latch both(2);
-  std::atomic<int> calls = 0;
-  work.run(2, [&](size_t) {
-    ++calls;
-    both.arrive_and_wait();
-  });
-  EXPECT_EQ(calls, 2);
-}
-
-// One that comes in the midst, and stays for what follows.
+// One that is not there yet is not waited for; it takes part in what follows.
 TEST(SharedWork, AHelperMayComeLate) {
-  SharedWork work;
-  std::latch begun(1);
-  std::latch helped(1);
-  auto late = std::async(std::launch::async, [&] {
-    begun.wait();
-    work.help();
-  });
-  work.run(2, [&](size_t lane) {
-    if (lane == 0) begun.count_down();
-    if (lane == 0) helped.wait();
-    if (lane == 1) helped.count_down();
-  });
-  std::latch again(2);
-  work.run(2, [&](size_t) { again.arrive_and_wait(); });
-  work.end();
-  late.get();
-}
-
-TEST(SharedWork, WhoComesAfterTheEndGoesAtOnce) {
-  SharedWork work;
-  work.end();
-  work.help();
+  std::latch come(1);
+  SharedWork work(1, [&] { come.wait(); });
+  std::vector<size_t> lanes;
+  work.run([&](size_t lane) { lanes.push_back(lane); });
+  EXPECT_EQ(lanes, std::vector<size_t>{0});
+  come.count_down();
+  std::latch both(2);
+  work.run([&](size_t) { both.arrive_and_wait(); });
 }
 
 // Whoever helps, everything is done once.
@@ -81,7 +56,7 @@ TEST(SharedWork, TheWholeIsDoneOnce) {
   for (int i = 0; i < 1000; ++i) {
     std::array<std::atomic<int>, 50> done{};
     std::atomic<size_t> next = 0;
-    work.run(3, [&](size_t) {
+    work.run([&](size_t) {
       for (size_t at = next++; at < done.size(); at = next++) ++done.at(at);
     });
     for (const auto& times : done) ASSERT_EQ(times, 1);
