@@ -1,25 +1,32 @@
 #include "engine/fault.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
 #include <ctime>
 
 #include "base/clock.h"
+#include "base/fd.h"
 
 namespace godwit::engine {
 
 namespace {
 
-// Returns when it is dead: this process then has another parent.
-void kill_agent() {
-  constexpr unsigned kLookUs = 500;
+// Returns when its last thread has ended and its descriptors are closed. This process gets another parent
+// before: a session that asks then may still find the agent's end of its channel open.
+Result<void> kill_agent() {
   const pid_t agent = ::getppid();
-  ::kill(agent, SIGKILL);
-  while (::getppid() == agent) ::usleep(kLookUs);
+  const Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, agent, 0)));
+  if (!pidfd.valid() || ::kill(agent, SIGKILL) != 0) return fail("kill", "the agent");
+  pollfd ended{.fd = pidfd.get(), .events = POLLIN, .revents = 0};
+  while (::poll(&ended, 1, -1) < 0)
+    if (errno != EINTR) return fail("await the end of", "the agent");
+  return {};
 }
 
 }  // namespace
@@ -35,7 +42,7 @@ Result<void> Faults::at_step(const std::string& step, int64_t deadline_ns) {
   if (step_.empty() || step != step_) return {};
   step_.clear();
   if (action_ == "kill") ::raise(SIGKILL);
-  if (action_ == "kill-agent") kill_agent();
+  if (action_ == "kill-agent") GODWIT_TRY(kill_agent());
   if (action_ == "stop") ::raise(SIGSTOP);
   if (action_ == "cut" && control_socket_ >= 0) ::shutdown(control_socket_, SHUT_RDWR);
   if (action_ == "garbage" && control_socket_ >= 0) {

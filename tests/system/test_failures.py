@@ -68,7 +68,8 @@ class Failures(LabCase):
         self.finish()
 
     def test_target_agent_killed(self):
-        self.strike("b", TARGET_STEPS, "kill-agent", restart_after=True)
+        self.strike("b", TARGET_STEPS, "kill-agent", expected="the agent of this host ended",
+                    restart_after=True)
 
     def test_target_worker_killed(self):
         self.strike("b", TARGET_STEPS, "kill")
