@@ -41,6 +41,11 @@ int check(const model::CheckOrder& order, AgentChannel& agent) {
 int run_worker(Fd agent, Fd connection) {
   // A peer that is gone is an error of the write, not the end of this process.
   if (::signal(SIGPIPE, SIG_IGN) == SIG_ERR) return 1;
+  // It is for the tracer alone (puppet.h): every thread started from here on inherits this.
+  sigset_t child_signal;
+  ::sigemptyset(&child_signal);
+  ::sigaddset(&child_signal, SIGCHLD);
+  if (::pthread_sigmask(SIG_BLOCK, &child_signal, nullptr) != 0) return 1;
   keep_heap();
   AgentChannel channel(std::move(agent));
   auto order = channel.receive_order();

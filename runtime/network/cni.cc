@@ -111,8 +111,17 @@ Result<pid_t> spawn(const std::string& path, const std::vector<std::string>& env
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
   ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
+  // A tracer blocks SIGCHLD; what it starts shall not.
+  sigset_t none;
+  ::sigemptyset(&none);
+  posix_spawnattr_t attributes;
+  ::posix_spawnattr_init(&attributes);
+  ::posix_spawnattr_setsigmask(&attributes, &none);
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   pid_t pid = -1;
-  const int error = ::posix_spawn(&pid, path.c_str(), &actions, nullptr, arguments.data(), variables.data());
+  const int error =
+      ::posix_spawn(&pid, path.c_str(), &actions, &attributes, arguments.data(), variables.data());
+  ::posix_spawnattr_destroy(&attributes);
   ::posix_spawn_file_actions_destroy(&actions);
   if (error != 0)
     return fail("run", path, error, error == ENOENT ? "install the package containernetworking-plugins" : "");

@@ -1,10 +1,10 @@
-// Seizing, stopping and letting go. The execution of batches is in puppet_run.cc.
+// Seizing, stopping and letting go. The wait for a stop is in puppet_wait.cc, the execution of batches in
+// puppet_run.cc.
 #include "runtime/process/puppet.h"
 
 #include <linux/rseq.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "runtime/kernel/uapi.h"
@@ -51,18 +51,6 @@ Puppet::~Puppet() {
   // A thread must be stopped to be detached; one that was only seized is on its way to a stop.
   if (!stopped_ && !wait_stopped().has_value()) return;
   static_cast<void>(release());
-}
-
-Result<int> Puppet::wait_status() {
-  int status = 0;
-  while (::waitpid(tid_, &status, __WALL) < 0) {
-    if (errno == EINTR) continue;
-    seized_ = false;
-    return fail("wait for", name());
-  }
-  if (WIFSTOPPED(status)) return status;
-  seized_ = false;
-  return fail("wait for", name(), ESRCH, "it has ended");
 }
 
 Result<void> Puppet::wait_stopped() {

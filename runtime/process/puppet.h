@@ -5,7 +5,9 @@
 // cost.
 //
 // Threads: every function must be called on the thread that called seize(): ptrace(2) belongs to the tracer
-// thread. If that thread ends, the puppet runs on, unless kill_with_tracer() was asked for.
+// thread. If that thread ends, the puppet runs on, unless kill_with_tracer() was asked for. From its first
+// wait on that thread blocks SIGCHLD, which tells it of stops; block it in the other threads of the process
+// too, or they take it and a wait lasts milliseconds longer.
 // Ownership: destroying a Puppet that was not released detaches it with its registers restored.
 //
 // If the tracer dies. Between two calls of this class a stopped thread holds its own registers and its own

@@ -68,10 +68,13 @@ Result<HostFacts> read_host_facts(Puppet& placeholder);
 // tree.cc: creates and removes processes, so that exactly those of the snapshot exist, with their parents,
 // sessions and process groups.
 Result<void> reconcile_tree(Members& members, const model::Snapshot& snapshot);
-// Kills a process and takes its exit status as its tracer; its parent still has to wait for it.
+// One injected clone3(2) with the given pid in the container (0: any); the new process, stopped.
+Result<std::unique_ptr<Puppet>> spawn(Puppet& creator, uint32_t pid);
+
+// kill.cc: kills a process, and takes the exit statuses of all its threads as their tracer; its parent still
+// has to wait for it.
 Result<void> kill_member(Member& member);
-// One injected clone3(2) with the given pid in the container (0: any); the new thread or process, stopped.
-Result<std::unique_ptr<Puppet>> spawn(Puppet& creator, uint64_t flags, uint32_t pid);
+Result<void> kill_process(pid_t host_pid);
 
 // threads.cc
 Result<void> reconcile_threads(Member& member, const model::Process& wanted);

@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -106,7 +105,7 @@ Member& add_child(Members& members, const Member& creator, const model::Process&
 }
 
 Result<void> fork_child(Members& members, Member& parent, const model::Process& wanted) {
-  GODWIT_ASSIGN(auto puppet, spawn(parent.leader(), 0, wanted.pid()));
+  GODWIT_ASSIGN(auto puppet, spawn(parent.leader(), wanted.pid()));
   add_child(members, parent, wanted, std::move(puppet));
   return {};
 }
@@ -116,10 +115,10 @@ Result<void> fork_orphan(Members& members, Member& origin, Member& reaper, const
                          uint32_t free_pid) {
   Member helper;
   helper.pid = free_pid;
-  GODWIT_ASSIGN(auto helper_puppet, spawn(origin.leader(), 0, free_pid));
+  GODWIT_ASSIGN(auto helper_puppet, spawn(origin.leader(), free_pid));
   helper.host_pid = helper_puppet->tid();
   helper.threads.push_back({free_pid, std::move(helper_puppet)});
-  auto puppet = spawn(helper.leader(), 0, wanted.pid());
+  auto puppet = spawn(helper.leader(), wanted.pid());
   GODWIT_TRY(kill_member(helper));
   GODWIT_TRY(reap(origin, 1));
   if (!puppet.has_value()) return std::unexpected(std::move(puppet).error());
@@ -252,54 +251,32 @@ uint64_t replica_trace_options() {
          PTRACE_O_SUSPEND_SECCOMP;
 }
 
-Result<std::unique_ptr<Puppet>> spawn(Puppet& creator, uint64_t flags, uint32_t pid) {
+Result<std::unique_ptr<Puppet>> spawn(Puppet& creator, uint32_t pid) {
   CallBatch batch;
   const auto tid = batch.object(pid);
   clone_args arguments{};
-  arguments.flags = flags;
   arguments.set_tid_size = pid != 0 ? 1 : 0;
-  if ((flags & CLONE_THREAD) == 0) arguments.exit_signal = SIGCHLD;
-  const auto stack = batch.room(64);  // a place to name; the registers are set before the thread runs
-  if ((flags & CLONE_VM) != 0) arguments.stack_size = 64;
+  arguments.exit_signal = SIGCHLD;
   const auto place = batch.object(arguments);
   if (pid != 0) batch.link(place, offsetof(clone_args, set_tid), tid);
-  if ((flags & CLONE_VM) != 0) batch.link(place, offsetof(clone_args, stack), stack);
   batch.call(SYS_clone3, {place, sizeof arguments}, "clone3 of pid " + std::to_string(pid));
   static_cast<void>(creator.take_newborn());
-  GODWIT_TRY(creator.run(batch));
+  auto made = creator.run(batch);
   const std::vector<pid_t> born = creator.take_newborn();
-  if (born.size() != 1) {
-    return refuse("create", "pid " + std::to_string(pid), "the kernel did not report the new thread");
+  if (made.has_value() && born.size() != 1)
+    made = refuse("create", "pid " + std::to_string(pid), "the kernel did not report the new process");
+  std::unique_ptr<Puppet> puppet;
+  if (made.has_value()) {
+    puppet = Puppet::adopt(born.front(), replica_trace_options());
+    made = puppet->wait_stopped();
   }
-  auto puppet = Puppet::adopt(born.front(), replica_trace_options());
-  GODWIT_TRY(puppet->wait_stopped());
+  if (!made.has_value()) {
+    // Nobody else knows of it; that it does not end would be less of a reason than what has failed.
+    for (const pid_t host_pid : born) static_cast<void>(kill_process(host_pid));
+    return std::unexpected(std::move(made).error());
+  }
   puppet->adopt_scratch(creator.scratch());
   return puppet;
-}
-
-// The threads end in any order, and the last of an init waits until all others have been waited for; so none
-// of them can be waited for alone.
-Result<void> kill_member(Member& member) {
-  if (::kill(member.host_pid, SIGKILL) < 0 && errno != ESRCH) return fail("kill", member.name());
-  std::vector<pid_t> waiting;
-  for (MemberThread& thread : member.threads) {
-    waiting.push_back(thread.puppet->tid());
-    thread.puppet->abandon();
-  }
-  member.threads.clear();
-  const auto has_ended = [](pid_t tid) {
-    int status = 0;
-    const pid_t found = ::waitpid(tid, &status, __WALL | WNOHANG);
-    if (found == 0 || (found < 0 && errno == EINTR)) return false;
-    return found < 0 || WIFEXITED(status) || WIFSIGNALED(status);
-  };
-  constexpr int kAttempts = 50000;  // of 100 us: what does not die in five seconds is stuck in the kernel
-  for (int attempt = 0; attempt < kAttempts; attempt++) {
-    std::erase_if(waiting, has_ended);
-    if (waiting.empty()) return {};
-    ::usleep(100);
-  }
-  return fail("kill", member.name(), ETIMEDOUT);
 }
 
 Result<void> reconcile_tree(Members& members, const model::Snapshot& snapshot) {

@@ -298,6 +298,41 @@ TEST(Puppet, RunsBatchesOfManyThreadsTogether) {
   EXPECT_EQ(victim.shared().failures, 0U);
 }
 
+// Its leader cannot be waited for before its other threads have been, and all of them are ours to wait for.
+TEST(Puppet, AProcessThatIsKilledMeanwhileIsNoticed) {
+  constexpr int kThreads = 4;
+  Victim victim([](Shared& shared) {
+    std::vector<std::thread> threads;
+    for (int i = 1; i < kThreads; ++i)
+      threads.emplace_back([&] {
+        ++shared.ready;
+        for (;;) ::pause();
+      });
+    check_oneself(shared, kThreads);
+  });
+  ASSERT_TRUE(victim.wait_ready(kThreads));
+  std::vector<std::unique_ptr<Puppet>> puppets;
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(victim.pid()) + "/task"))
+    puppets.push_back(hold(std::stoi(entry.path().filename())));
+  ASSERT_EQ(puppets.size(), size_t{kThreads});
+  ASSERT_EQ(puppets.front()->tid(), victim.pid());
+  expect_ok(puppets.front()->make_scratch());
+  std::thread killer([&] {
+    ::usleep(20'000);
+    ::kill(victim.pid(), SIGKILL);
+  });
+  const auto outcome = puppets.front()->call(SYS_pause, {});
+  killer.join();
+  ASSERT_FALSE(outcome.has_value());
+  EXPECT_EQ(outcome.error().code, ESRCH) << outcome.error().to_string();
+  for (size_t i = 1; i < puppets.size(); ++i) {
+    EXPECT_FALSE(puppets[i]->call(SYS_getpid, {}).has_value());
+    puppets[i]->abandon();
+    EXPECT_EQ(::waitpid(puppets[i]->tid(), nullptr, __WALL), puppets[i]->tid());
+  }
+}
+
 // The tracer is killed again and again, at moments nobody chose, while it injects.
 TEST(Puppet, ATracerThatDiesLeavesTheThreadRunning) {
   Victim victim(check_alone);
