@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "engine/clock_sync.h"
 #include "engine/target/target_session.h"
+#include "runtime/container/cgroup_limits.h"
 #include "transport/link_choice.h"
 
 namespace godwit::engine {
@@ -71,6 +72,7 @@ Result<void> TargetSession::make_container() {
                                        .log_path = paths_.log}));
   GODWIT_ASSIGN(runtime::Freezer freezer, runtime::Freezer::open(placeholder.pid));
   freezer_.emplace(std::move(freezer));
+  oom_kills_path_ = runtime::oom_kills_path(placeholder.pid).value_or("");  // it only explains
   GODWIT_ASSIGN(replica_, runtime::Replica::adopt({.placeholder_pid = placeholder.pid,
                                                    .channel = std::move(placeholder.channel),
                                                    .placeholder_channel_fd = placeholder.channel_fd,

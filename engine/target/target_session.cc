@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "engine/priority.h"
+#include "runtime/container/cgroup.h"
 
 namespace godwit::engine {
 
@@ -56,8 +57,9 @@ Result<void> TargetSession::run() {
   while (state != State::kEnded) {
     auto next = step(state);
     if (!next) {
-      if (!committed_) roll_back(next.error());
-      return std::unexpected(next.error());
+      Error error = explain(std::move(next).error());
+      if (!committed_) roll_back(error);
+      return std::unexpected(std::move(error));
     }
     state = *next;
   }
@@ -70,6 +72,18 @@ runtime::NetworkSpec TargetSession::network_spec() const {
           .mac = hello_.container().mac(),
           .bridge = order_.agent().bridge(),
           .gateway = hello_.container().gateway()};
+}
+
+// What has been killed fails in many ways, none of which says why.
+Error TargetSession::explain(Error error) const {
+  if (committed_ || oom_kills_path_.empty()) return error;
+  const auto kills = runtime::cgroup_number(oom_kills_path_, "oom_kill");
+  if (!kills || *kills == 0) return error;
+  return {.operation = "hold the memory of",
+          .object = hello_.container().id(),
+          .code = ENOMEM,
+          .hint = "the kernel's OOM killer ended it on " + order_.agent().name() +
+                  ": give that host, or the container's limit, more memory"};
 }
 
 void TargetSession::roll_back(const Error& error) {

@@ -75,7 +75,8 @@ class TargetSession {
   Result<void> take_frame(const model::Frame& frame);
   Result<State> aftercare();
   Result<void> answer_verify(const model::Verify& verify);
-  // remove.cc
+  // target_session.cc
+  [[nodiscard]] Error explain(Error error) const;
   void roll_back(const Error& error);
 
   [[nodiscard]] runtime::NetworkSpec network_spec() const;
@@ -96,6 +97,7 @@ class TargetSession {
   std::optional<runtime::Attachment> attachment_;
   bool container_made_ = false;
   std::optional<runtime::Freezer> freezer_;
+  std::string oom_kills_path_;
   std::unique_ptr<runtime::Replica> replica_;
   std::unique_ptr<runtime::FrameDelivery> delivery_;
   std::optional<runtime::Announcer> announcer_;

@@ -76,4 +76,11 @@ Result<ContainerUsage> read_usage(pid_t pid) {
   return usage;
 }
 
+Result<std::string> oom_kills_path(pid_t pid) {
+  const auto unified = cgroup_directory(pid, "");
+  if (has_file(unified, "/memory.events")) return *unified + "/memory.events";
+  GODWIT_ASSIGN(const std::string memory, cgroup_directory(pid, "memory"));
+  return memory + "/memory.oom_control";
+}
+
 }  // namespace godwit::runtime

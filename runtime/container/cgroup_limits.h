@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <string>
 
 #include "base/result.h"
 #include "runtime/container/container.h"
@@ -19,5 +20,9 @@ struct ContainerUsage {
   uint64_t cpu_ns = 0;  // since the cgroup was made
 };
 [[nodiscard]] Result<ContainerUsage> read_usage(pid_t pid);
+
+// The file of `pid`'s cgroup in which the line "oom_kill" counts its processes that the kernel has killed for
+// want of memory, whoever's limit it was. Ask while the process lives; the file outlives it.
+[[nodiscard]] Result<std::string> oom_kills_path(pid_t pid);
 
 }  // namespace godwit::runtime
