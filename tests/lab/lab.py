@@ -6,14 +6,13 @@ benchmarks are made of.
         result = lab.migrate("db")           # to the other host; the JSON of godwit migrate
 
 Everything is named after the lab (default: this process), lies in one temporary directory, and is removed at the
-end, also after a failure or a signal.
+end, also after a failure or a signal; if this process is killed, by tests/lab/caretaker.
 """
 
 import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -124,6 +123,7 @@ class Lab:
         self.agents = {host: self.agent_type(self, host) for host in HOSTS}
         self.where = {}
         self.clients = []
+        self.caretaker = None
         self.faults = faults or {}
 
     def __enter__(self):
@@ -148,14 +148,14 @@ class Lab:
                 for container in agent.containers():
                     agent.cli("rm", "--force", container, check=False)
             agent.stop()
-        self.remove_hosts()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.caretaker:
+            self.caretaker.stdin.close()
+            self.caretaker.wait()
 
     def make_hosts(self):
+        self.caretaker = subprocess.Popen([ROOT / "tests/lab/caretaker", self.name, self.directory],
+                                          stdin=subprocess.PIPE, start_new_session=True)
         run_command([ROOT / "tests/lab/hosts", "up", "--name", self.name])
-
-    def remove_hosts(self):
-        run_command([ROOT / "tests/lab/hosts", "down", "--name", self.name, "--kill"], check=False)
 
     def bundle(self, kind, *options):
         """An OCI bundle of this kind; made once for each lab."""
