@@ -21,6 +21,15 @@ void AgentChannel::report(const model::WorkerReport& report) {
     spdlog::warn("report to the agent: {}", sent.error().to_string());
 }
 
+Result<void> AgentChannel::await_kept() {
+  for (;;) {
+    GODWIT_ASSIGN(const model::WorkerOrder order, receive_order());
+    if (order.has_kept()) return {};
+    // It came too late: there is nothing left to cancel.
+    if (!order.has_cancel()) return refuse("await", "the agent's word", "it sent an order that was not due");
+  }
+}
+
 Result<void> AgentChannel::why_interrupted() {
   model::WorkerOrder order;
   if (!receive_message(socket_.get(), order, monotonic_ns() + kPatienceNs))

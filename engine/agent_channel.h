@@ -14,6 +14,8 @@ class AgentChannel {
   Result<model::WorkerOrder> receive_order();
   // An agent that is gone cannot be told; the session decides by itself what that means.
   void report(const model::WorkerReport& report);
+  // After the report `arrived`: waits until the agent keeps the container.
+  Result<void> await_kept();
   // To be asked when fd() is readable: why the session has to end.
   Result<void> why_interrupted();
 

@@ -6,6 +6,6 @@
 
 namespace godwit::engine {
 
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 
 }  // namespace godwit::engine

@@ -61,6 +61,7 @@ int run_worker(Fd agent, Fd connection) {
     case model::WorkerOrder::kCheck:
       return check(order->check(), channel);
     case model::WorkerOrder::kCancel:
+    case model::WorkerOrder::kKept:
     case model::WorkerOrder::ORDER_NOT_SET:
       break;
   }

@@ -30,8 +30,10 @@ Result<SourceSession::State> SourceSession::conclude() {
   if (order_.goals().verify()) verification = verify();
   ControlMessage farewell;
   farewell.mutable_farewell();
-  tell(order_.container().id(), target_->send(farewell));
+  auto kept = target_->send(farewell);
   remove_remains();
+  if (kept) kept = await_kept();
+  tell(order_.container().id(), kept);
   if (!verification) return std::unexpected(verification.error());
   return State::kEnded;
 }
@@ -57,6 +59,15 @@ Result<void> SourceSession::verify() {
   if (!answer.verified().difference().empty())
     return refuse("verify the memory of", order_.container().id(), answer.verified().difference());
   verified_ = true;
+  return {};
+}
+
+// Until the target's agent takes orders for the container.
+Result<void> SourceSession::await_kept() {
+  constexpr int64_t kPatienceNs = 5'000'000'000;
+  const auto phase = timeline_.phase("conclude/kept");
+  target_->set_deadline_ns(monotonic_ns() + kPatienceNs);
+  GODWIT_TRY(target_->expect(ControlMessage::kKept));
   return {};
 }
 

@@ -91,6 +91,7 @@ class SourceSession {
   Result<State> conclude();
   Result<void> verify();
   void remove_remains();
+  Result<void> await_kept();
   void roll_back(Error& error);
   model::MigrationResult result();
 

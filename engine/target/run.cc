@@ -73,11 +73,20 @@ Result<TargetSession::State> TargetSession::aftercare() {
       spdlog::warn("{}: the source left without a word: {}", hello_.container().id(),
                    message.error().to_string());
     writers_->stop();
+    if (message) GODWIT_TRY(confirm_kept());
     return State::kEnded;
   }
   if (message->has_frame()) GODWIT_TRY(take_frame(message->frame()));
   if (message->has_verify()) GODWIT_TRY(answer_verify(message->verify()));
   return State::kAftercare;
+}
+
+// The source ends with this: whoever asks here about the container then finds it.
+Result<void> TargetSession::confirm_kept() {
+  GODWIT_TRY(agent_.await_kept());
+  ControlMessage message;
+  message.mutable_kept();
+  return source_.send(message);
 }
 
 Result<void> TargetSession::take_frame(const model::Frame& frame) {

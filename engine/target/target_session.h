@@ -72,6 +72,7 @@ class TargetSession {
   // run.cc
   Result<State> held();
   Result<State> let_run();
+  Result<void> confirm_kept();
   Result<void> take_frame(const model::Frame& frame);
   Result<State> aftercare();
   Result<void> answer_verify(const model::Verify& verify);

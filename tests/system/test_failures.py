@@ -4,6 +4,7 @@ connected, nothing is lost, the target keeps nothing, and one line says why."""
 import os
 import signal
 import subprocess
+import time
 import unittest
 
 from base import LabCase, run_command, wait_for
@@ -143,6 +144,28 @@ class Failures(LabCase):
             with open(f"{limit}/memory.limit_in_bytes", "w") as file:
                 file.write("-1")
         self.assertTrue(self.lab.migrate("redis", "--verify")["verified"])
+        self.finish()
+
+    def test_a_slow_agent_at_the_target(self):
+        # Whoever hears that the migration is over may ask the target's agent for anything; it knows the container.
+        self.restart("b", "target.ready:stop")
+        agent = self.lab.agents["b"]
+        source = self.lab.agents["a"].popen("migrate", "redis", "--to", agent.address, stdout=subprocess.PIPE,
+                                            stderr=subprocess.PIPE)
+        worker = wait_for(self.stopped_worker, "the target's worker to stop")
+        agent.process.send_signal(signal.SIGSTOP)
+        try:
+            os.kill(worker, signal.SIGCONT)
+            self.client.mark()
+            wait_for(self.has_answered, "answers of the container")
+            time.sleep(1)
+            self.assertIsNone(source.poll(), "it was over before the target's agent knew of it")
+        finally:
+            agent.process.send_signal(signal.SIGCONT)
+            _, error = source.communicate(timeout=60)
+        self.assertEqual(source.returncode, 0, error)
+        self.assertEqual(agent.containers()["redis"]["state"], "running")
+        self.lab.where["redis"] = "b"
         self.finish()
 
     def test_nobody_listens_at_the_target(self):

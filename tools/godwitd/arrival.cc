@@ -90,6 +90,7 @@ void Agent::follow_arrival(Session& session, Arrival& arrival) {
     } else if (said.has_arrived() && arrival.taken) {
       arrival.arrived = arrival.over = true;
       take_over(*arrival.record);
+      worker.say_kept();
     } else if (said.has_failed()) {
       arrival.over = true;
       arrival.why = said.failed();

@@ -125,11 +125,22 @@ std::optional<std::string> WorkerProcess::wait() {
 void WorkerProcess::cancel() {
   engine::model::WorkerOrder order;
   order.mutable_cancel();
+  send(order);
+}
+
+void WorkerProcess::say_kept() {
+  engine::model::WorkerOrder order;
+  order.mutable_kept();
+  send(order);
+}
+
+// One that is gone needs no more orders.
+void WorkerProcess::send(const engine::model::WorkerOrder& order) {
   const std::lock_guard lock(mutex_);
   if (ended_) return;
-  constexpr int64_t kCancelNs = 1'000'000'000;
-  if (auto sent = engine::send_message(socket_.get(), order, monotonic_ns() + kCancelNs); !sent)
-    spdlog::debug("cancel worker {}: {}", pid_, sent.error().to_string());
+  constexpr int64_t kSendNs = 1'000'000'000;
+  if (auto sent = engine::send_message(socket_.get(), order, monotonic_ns() + kSendNs); !sent)
+    spdlog::debug("order to worker {}: {}", pid_, sent.error().to_string());
 }
 
 void WorkerProcess::kill() {

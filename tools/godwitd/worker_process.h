@@ -35,10 +35,12 @@ class WorkerProcess {
 
   // Any thread.
   void cancel();
+  void say_kept();
   void kill();
   [[nodiscard]] pid_t pid() const { return pid_; }
 
  private:
+  void send(const engine::model::WorkerOrder& order);
   WorkerProcess(pid_t pid, Fd socket) : pid_(pid), socket_(std::move(socket)) {}
 
   const pid_t pid_;
