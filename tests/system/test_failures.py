@@ -115,8 +115,8 @@ class Failures(LabCase):
         self.assertTrue(self.lab.migrate("redis", "--verify")["verified"])
         self.finish()
 
-    def stopped_worker(self):
-        agent = self.lab.agents["b"].process.pid
+    def stopped_worker(self, host="b"):
+        agent = self.lab.agents[host].process.pid
         children = run_command(["ps", "-o", "pid=,stat=", "--ppid", agent], check=False).stdout
         for line in children.splitlines():
             pid, state = line.split()
@@ -145,6 +145,25 @@ class Failures(LabCase):
                 file.write("-1")
         self.assertTrue(self.lab.migrate("redis", "--verify")["verified"])
         self.finish()
+
+    def test_container_killed(self):
+        # By its user, or for want of memory. It has ended then, at the source, and nothing of it is left at the target.
+        for step in ("source.round0.sent", "source.cutover", "source.frozen"):
+            with self.subTest(step=step):
+                self.restart("a", f"{step}:stop")
+                agent = self.lab.agents["a"]
+                source = agent.popen("migrate", "redis", "--to", self.lab.agents["b"].address,
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                worker = wait_for(lambda: self.stopped_worker("a"), "the source's worker to stop")
+                os.kill(agent.containers()["redis"]["pid"], signal.SIGKILL)
+                os.kill(worker, signal.SIGCONT)
+                _, error = source.communicate(timeout=60)
+                self.assertNotEqual(source.returncode, 0)
+                self.assertEqual(len(error.splitlines()), 1, error)
+                wait_for(lambda: agent.containers()["redis"]["state"] == "stopped", "the end of the container")
+                self.assert_target_is_clean()
+                agent.cli("rm", "redis")
+                self.lab.run("redis", "redis", ADDRESS)
 
     def test_a_slow_agent_at_the_target(self):
         # Whoever hears that the migration is over may ask the target's agent for anything; it knows the container.
