@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/clock.h"
 #include "engine/protocol/framing.h"
@@ -11,6 +12,10 @@
 namespace godwit::engine {
 
 using model::ControlMessage;
+
+namespace {
+constexpr const char* kNotDue = "it sent a message that was not due";
+}
 
 Peer::Peer(Fd socket, std::string name) : socket_(std::move(socket)), name_(std::move(name)) {
   // The frozen snapshot carries the socket queues of the container. It shall not wait for a window to open;
@@ -58,6 +63,11 @@ Result<void> Peer::wait_readable() {
 }
 
 Result<ControlMessage> Peer::receive() {
+  if (auto ahead = std::exchange(ahead_, std::nullopt)) return *std::move(ahead);
+  return receive_next();
+}
+
+Result<ControlMessage> Peer::receive_next() {
   GODWIT_TRY(wait_readable());
   ControlMessage message;
   auto received = receive_message(socket_.get(), message, deadline_ns_);
@@ -76,16 +86,27 @@ Result<ControlMessage> Peer::expect(ControlMessage::MessageCase wanted) {
   return message;
 }
 
-Result<void> Peer::check() {
+// Nothing if nothing is there.
+Result<std::optional<ControlMessage>> Peer::receive_present() {
   if (deadline_ns_ != 0 && monotonic_ns() > deadline_ns_)
     return fail("migrate with", name_, ETIMEDOUT, "the deadline of the migration has passed");
   bool readable = false;
   GODWIT_TRY(ask_interrupts(readable, 0));
-  if (!readable) return {};
-  // Nothing is due now: what is there is an Abort, the end, or a breach of the protocol.
-  auto message = receive();
-  if (!message) return std::unexpected(message.error());
-  return fail("receive a message from", name_, EPROTO, "it sent a message that was not due");
+  if (!readable) return std::nullopt;
+  return receive_next();
+}
+
+Result<void> Peer::check() {
+  GODWIT_ASSIGN(const auto message, receive_present());
+  if (message) return fail("receive a message from", name_, EPROTO, kNotDue);
+  return {};
+}
+
+Result<void> Peer::check_ahead() {
+  GODWIT_ASSIGN(auto message, receive_present());
+  if (message && ahead_) return fail("receive a message from", name_, EPROTO, kNotDue);
+  if (message) ahead_ = std::move(message);
+  return {};
 }
 
 Error Peer::prefer_its_words(Error error) {

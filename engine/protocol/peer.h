@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "base/fd.h"
@@ -31,8 +32,11 @@ class Peer {
   // that carries the peer's words.
   Result<model::ControlMessage> expect(model::ControlMessage::MessageCase wanted);
   Result<model::ControlMessage> receive();
-  // Without waiting: an error if the peer, the agent or the deadline has ended the session.
+  // Without waiting: an error if the peer, the agent or the deadline has ended the session, or a message has
+  // come.
   Result<void> check();
+  // The same where the peer may have gone ahead: one message that has come is kept for receive().
+  Result<void> check_ahead();
   // After an error elsewhere (the link was cut): the reason that the peer gives, if it gives one soon, is the
   // better one.
   Error prefer_its_words(Error error);
@@ -41,6 +45,8 @@ class Peer {
 
  private:
   Result<void> wait_readable();
+  Result<model::ControlMessage> receive_next();
+  Result<std::optional<model::ControlMessage>> receive_present();
   Result<void> ask_interrupts(bool& socket_readable, int timeout_ms);
 
   struct Interrupt {
@@ -51,6 +57,7 @@ class Peer {
   std::string name_;
   int64_t deadline_ns_ = 0;
   std::vector<Interrupt> interrupts_;
+  std::optional<model::ControlMessage> ahead_;
 };
 
 // Connects to an agent's control listener, "ADDR:PORT" or "[ADDR6]:PORT".

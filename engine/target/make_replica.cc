@@ -20,7 +20,9 @@ namespace {
 // Time for the processes' clocks to go on from where they were at the source, if the hosts differ.
 constexpr const char* kBootIdPath = "/proc/sys/kernel/random/boot_id";
 
-// Waits for the link, or for the end of the session, whichever comes first.
+// Waits for the link, or for the end of the session, whichever comes first. An RDMA connection is established
+// at the source first (it hears of the acceptance, we of its having heard), which then goes on to measure the
+// clocks.
 Result<std::unique_ptr<transport::LinkReceiver>> await_link(transport::LinkListener& listener, Peer& source) {
   constexpr int kLookMs = 100;
   for (;;) {
@@ -29,7 +31,7 @@ Result<std::unique_ptr<transport::LinkReceiver>> await_link(transport::LinkListe
     pollfd entries[] = {{.fd = listener.fd(), .events = POLLIN, .revents = 0},
                         {.fd = source.socket(), .events = POLLIN, .revents = 0}};
     if (::poll(entries, 2, kLookMs) < 0 && errno != EINTR) return fail("wait for the link of", source.name());
-    GODWIT_TRY(source.check());
+    GODWIT_TRY(source.check_ahead());
   }
 }
 }  // namespace

@@ -48,6 +48,27 @@ TEST(Peer, CarriesTheWordsOfAnAbort) {
   EXPECT_NE(checked.error().to_string().find("the disk is full"), std::string::npos);
 }
 
+// The source's first probe of the clocks can come before the target has heard that the link is established.
+TEST(Peer, KeepsOneMessageThatCameAhead) {
+  Pair pair = make_pair();
+  Peer peer(std::move(pair.ours), "the other side");
+  ASSERT_TRUE(peer.check_ahead().has_value());
+  ControlMessage probe;
+  probe.mutable_clock_probe();
+  ASSERT_TRUE(send_message(pair.theirs.get(), probe).has_value());
+  ASSERT_TRUE(peer.check_ahead().has_value());
+  ASSERT_TRUE(peer.check_ahead().has_value()) << "it is there no longer";
+  ASSERT_TRUE(peer.expect(ControlMessage::kClockProbe).has_value());
+
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(send_message(pair.theirs.get(), probe).has_value());
+  ASSERT_TRUE(peer.check_ahead().has_value());
+  const auto second = peer.check_ahead();
+  ASSERT_FALSE(second.has_value());
+  EXPECT_EQ(second.error().code, EPROTO);
+  pair.theirs.reset();
+  EXPECT_FALSE(peer.check_ahead().has_value());
+}
+
 TEST(Peer, NoticesAClosedConnection) {
   Pair pair = make_pair();
   Peer peer(std::move(pair.ours), "the other side");
