@@ -41,7 +41,11 @@ enum class Fate : uint8_t { kLives, kEnding, kEnded };
 Fate fate_of(pid_t tid) {
   constexpr uint64_t kExiting = 0x4;  // PF_EXITING of the field `flags`
   const auto text = read_file("/proc/" + std::to_string(tid) + "/stat");
-  if (!text.has_value()) return Fate::kEnded;
+  if (!text.has_value()) {
+    // Not to be read, for want of a descriptor, is not to be gone.
+    const bool gone = text.error().code == ENOENT || text.error().code == ESRCH;
+    return gone ? Fate::kEnded : Fate::kLives;
+  }
   char state = '?';
   int64_t skipped = 0;
   uint64_t flags = 0;

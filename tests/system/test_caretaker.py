@@ -49,9 +49,9 @@ class Caretaker(unittest.TestCase):
         self.addCleanup(owner.stdout.close)
         directory = owner.stdout.readline().strip()
         name = f"gw{owner.pid}"
-        kinds = self.remains(name, directory)
+        before = self.remains(name, directory)
         for kind in ("/proc/", "/run/netns/", "/sys/fs/cgroup/", tempfile.gettempdir()):
-            self.assertTrue([one for one in kinds if one.startswith(kind)], f"nothing to remove in {kind}")
+            self.assertTrue([one for one in before if one.startswith(kind)], f"nothing to remove in {kind}")
         owner.kill()
         owner.wait()
         wait_for(lambda: not self.remains(name, directory), "the caretaker to remove the lab")

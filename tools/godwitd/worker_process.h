@@ -35,6 +35,7 @@ class WorkerProcess {
 
   // Any thread.
   void cancel();
+  // The answer to its report `arrived`.
   void say_kept();
   void kill();
   [[nodiscard]] pid_t pid() const { return pid_; }

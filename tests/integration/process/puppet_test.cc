@@ -66,6 +66,14 @@ std::unique_ptr<Puppet> hold(pid_t pid) {
   return *std::move(puppet);
 }
 
+// The leader first.
+std::vector<std::unique_ptr<Puppet>> hold_threads(pid_t pid) {
+  std::vector<std::unique_ptr<Puppet>> puppets;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task"))
+    puppets.push_back(hold(std::stoi(entry.path().filename())));
+  return puppets;
+}
+
 void expect_ok(const Result<void>& result) {
   EXPECT_TRUE(result.has_value()) << result.error().to_string();
 }
@@ -258,10 +266,7 @@ TEST(Puppet, RunsBatchesOfManyThreadsTogether) {
     check_oneself(shared, kThreads);
   });
   ASSERT_TRUE(victim.wait_ready(kThreads));
-  std::vector<std::unique_ptr<Puppet>> puppets;
-  for (const auto& entry :
-       std::filesystem::directory_iterator("/proc/" + std::to_string(victim.pid()) + "/task"))
-    puppets.push_back(hold(std::stoi(entry.path().filename())));
+  const auto puppets = hold_threads(victim.pid());
   ASSERT_EQ(puppets.size(), size_t{kThreads});
   expect_ok(puppets.front()->make_scratch());
   for (auto& puppet : puppets) puppet->adopt_scratch(puppets.front()->scratch());
@@ -311,10 +316,7 @@ TEST(Puppet, AProcessThatIsKilledMeanwhileIsNoticed) {
     check_oneself(shared, kThreads);
   });
   ASSERT_TRUE(victim.wait_ready(kThreads));
-  std::vector<std::unique_ptr<Puppet>> puppets;
-  for (const auto& entry :
-       std::filesystem::directory_iterator("/proc/" + std::to_string(victim.pid()) + "/task"))
-    puppets.push_back(hold(std::stoi(entry.path().filename())));
+  const auto puppets = hold_threads(victim.pid());
   ASSERT_EQ(puppets.size(), size_t{kThreads});
   ASSERT_EQ(puppets.front()->tid(), victim.pid());
   expect_ok(puppets.front()->make_scratch());
