@@ -4,11 +4,15 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 
 from base import ROOT, VM, GuestCase
+
+sys.path.insert(0, str(ROOT / "tests/lab/vm-files"))
+from machine import Guest  # noqa: E402
 
 
 class OneGuest(GuestCase):
@@ -32,6 +36,10 @@ class OneGuest(GuestCase):
         done = self.vm("run", command=["sh", "-c", "echo c >/proc/sysrq-trigger"])
         self.assertEqual(done.returncode, 125, self.shown)
         self.assertIn("Kernel panic - not syncing: sysrq triggered crash", done.stderr)
+
+    def test_an_emulated_processor_has_no_cmpxchg16b(self):
+        done = self.vm("run", "--accel", "tcg", command=["grep", "--count", "--word-regexp", "cx16", "/proc/cpuinfo"])
+        self.assertEqual((done.stdout, done.returncode), ("0\n", 1), self.shown)
 
     def test_time_is_up(self):
         done = self.vm("run", command=["true"], timeout=1)
@@ -74,6 +82,28 @@ def is_alive(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+class LastWords(unittest.TestCase):
+    """What is shown of a console whose guest has died."""
+
+    def shown(self, *lines):
+        guest = Guest("a", None)
+        guest.add_console("".join(f"{line}\r\n" for line in lines).encode())
+        return [line.strip() for line in guest.last_words().splitlines() if line]
+
+    def test_of_a_fault_everything_up_to_the_panic(self):
+        fault = ["Oops: general protection fault, maybe for address 0x0: 0000 [#1] PREEMPT SMP NOPTI",
+                 *(f"line {n}" for n in range(60)), "Kernel panic - not syncing: Fatal exception in interrupt"]
+        self.assertEqual(self.shown("before", *fault, "Kernel Offset: disabled"), fault)
+
+    def test_of_a_panic_without_a_fault_what_leads_to_it(self):
+        lines = [*(f"line {n}" for n in range(20)), "Kernel panic - not syncing: sysrq triggered crash"]
+        self.assertEqual(self.shown(*lines, "Call Trace:"), lines[-13:])
+
+    def test_of_any_other_end_the_last_lines(self):
+        self.assertEqual(self.shown(*(f"line {n}" for n in range(20))), [f"line {n}" for n in range(8, 20)])
+        self.assertEqual(self.shown(), ["(none)"])
 
 
 class Cable(GuestCase):
