@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -333,6 +334,55 @@ TEST(Puppet, AProcessThatIsKilledMeanwhileIsNoticed) {
     puppets[i]->abandon();
     EXPECT_EQ(::waitpid(puppets[i]->tid(), nullptr, __WALL), puppets[i]->tid());
   }
+}
+
+// The init of a pid namespace does not end before the others in it have been waited for, which is ours to do.
+TEST(Puppet, AnInitThatIsKilledMeanwhileIsNoticed) {
+  Victim victim([](Shared& shared) {
+    ::signal(SIGCHLD, SIG_IGN);  // nobody but the tracer has to wait for them
+    if (::unshare(CLONE_NEWPID) != 0) ::_exit(1);
+    for (size_t i = 0; i < 2; ++i) {
+      const pid_t child = ::fork();
+      if (child == 0) {
+        die_with_parent();
+        for (;;) ::pause();
+      }
+      shared.value[i] = static_cast<uint64_t>(child);
+    }
+    shared.ready = 1;
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(victim.wait_ready());
+  const auto init = hold(static_cast<pid_t>(victim.shared().value[0]));
+  const auto member = hold(static_cast<pid_t>(victim.shared().value[1]));
+  expect_ok(init->make_scratch());
+  std::thread killer([&] {
+    ::usleep(20'000);
+    ::kill(init->tid(), SIGKILL);
+  });
+  const auto outcome = init->call(SYS_pause, {});
+  killer.join();
+  ASSERT_FALSE(outcome.has_value());
+  EXPECT_EQ(outcome.error().code, ESRCH) << outcome.error().to_string();
+  EXPECT_EQ(::waitpid(init->tid(), nullptr, __WALL | WNOHANG), 0) << "it had ended, not only begun to";
+  member->abandon();
+  EXPECT_EQ(::waitpid(member->tid(), nullptr, __WALL), member->tid());
+  EXPECT_EQ(::waitpid(init->tid(), nullptr, __WALL), init->tid());
+}
+
+TEST(Puppet, AThreadWhoseStateCannotBeReadIsNotTakenForGone) {
+  Victim victim(check_alone);
+  ASSERT_TRUE(victim.wait_ready());
+  const auto puppet = hold(victim.pid());
+  expect_ok(puppet->make_scratch());
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto outcome = puppet->call(SYS_poll, {0, 0, 50});  // 50 ms: longer than the wait's first pause
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  ASSERT_TRUE(outcome.has_value()) << outcome.error().to_string();
+  EXPECT_EQ(*outcome, 0);
 }
 
 // The tracer is killed again and again, at moments nobody chose, while it injects.
