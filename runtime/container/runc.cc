@@ -4,9 +4,10 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/command.h"
 #include "base/fd.h"
-#include "runtime/container/command.h"
 #include "runtime/container/container.h"
+#include "runtime/container/last_words.h"
 #include "runtime/container/oci.h"
 #include "runtime/container/runc_files.h"
 

@@ -10,7 +10,7 @@
 #include <sstream>
 
 #include "base/fd.h"
-#include "runtime/container/command.h"
+#include "runtime/container/last_words.h"
 
 namespace godwit::runtime {
 

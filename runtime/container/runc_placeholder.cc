@@ -9,7 +9,6 @@
 #include <string_view>
 
 #include "base/clock.h"
-#include "runtime/container/command.h"
 #include "runtime/container/container.h"
 #include "runtime/container/oci.h"
 #include "runtime/container/runc_files.h"

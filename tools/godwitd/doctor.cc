@@ -12,9 +12,9 @@
 #include <sstream>
 #include <thread>
 
+#include "base/command.h"
 #include "base/fd.h"
 #include "engine/host_resources.h"
-#include "runtime/container/command.h"
 #include "runtime/kernel/features.h"
 #include "runtime/memory/trackers.h"
 #include "runtime/network/ingress_filter.h"
@@ -50,13 +50,12 @@ void add(DoctorResponse& response, const Want& want, bool present, const std::st
 
 // "runc version 1.1.5+ds1" of `runc --version`; empty if it cannot be run.
 std::string runc_version() {
-  const auto outcome = runtime::run_command(
-      {.arguments = {"runc", "--version"},
-       .environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-       .descriptors = {},
-       .output_fd = -1,
-       .timeout_ms = 5000,
-       .output_bytes_max = 65536});
+  Command command;
+  command.arguments = {"runc", "--version"};
+  command.environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
+  command.timeout_ms = 5000;
+  command.output_bytes_max = 65536;
+  const auto outcome = run_command(command);
   if (!outcome || outcome->exit_status != 0) return {};
   std::string line = outcome->output.substr(0, outcome->output.find('\n'));
   const size_t last_word = line.rfind(' ');

@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/command.h"
 #include "base/fd.h"
-#include "runtime/container/command.h"
 
 namespace godwit::runtime {
 namespace {

@@ -2,7 +2,13 @@
 
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <stdlib.h>
 
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+#include "base/fd.h"
 #include "runtime/network/grace.h"
 #include "runtime/network/network.h"
 
@@ -35,6 +41,50 @@ TEST(CniResult, IsNotTrusted) {
         std::string(R"({"interfaces":[3,{"name":7}]})"), result("veth1", "02:00:00:00:00:09"),
         result("", kCall.mac), result("../../x", kCall.mac), result("a-name-much-too-long", kCall.mac)})
     EXPECT_FALSE(read_cni_result(text, kCall).has_value()) << text;
+}
+
+// A directory with a plugin that is a shell script.
+class CniPlugin : public ::testing::Test {
+ protected:
+  CniPlugin() { call_.plugin_directory = ::mkdtemp(directory_.data()); }
+  ~CniPlugin() override { std::filesystem::remove_all(call_.plugin_directory); }
+  Result<std::string> add_by(const std::string& script) {
+    const std::string path = call_.plugin_directory + "/bridge";
+    EXPECT_TRUE(write_file(path, "#!/bin/sh\n" + script + "\n").has_value());
+    std::filesystem::permissions(path, std::filesystem::perms::owner_all);
+    return cni_add(call_);
+  }
+  std::string directory_ = "/tmp/godwit-cni-XXXXXX";
+  CniCall call_ = kCall;
+};
+
+TEST_F(CniPlugin, ReadsItsConfigurationAndIsUnderstood) {
+  const auto host =
+      add_by("grep -q '\"mac\":\"" + kCall.mac + "\"' || exit 1\n" +
+             "[ \"$CNI_COMMAND $CNI_NETNS\" = 'ADD /n/c' ] || exit 2\n" +
+             "echo complaints are not the result >&2\n" + "echo '" + result("veth1", kCall.mac) + "'");
+  ASSERT_TRUE(host.has_value()) << host.error().to_string();
+  EXPECT_EQ(*host, "veth1");
+}
+
+TEST_F(CniPlugin, IsQuotedWhenItFails) {
+  const std::pair<std::string, std::string> cases[] = {
+      {R"(echo '{"code":7,"msg":"no room","details":"in the pool"}')", "no room in the pool"},
+      {"echo out of wires >&2; exit 3", "out of wires"},
+      {"exit 3", "it ended with status 3 and said nothing"},
+      {"kill -KILL $$", "it ended with status 137 and said nothing"}};
+  for (const auto& [script, why] : cases) {
+    const auto host = add_by(script);
+    ASSERT_FALSE(host.has_value()) << script;
+    EXPECT_NE(host.error().to_string().find(why), std::string::npos) << host.error().to_string();
+  }
+}
+
+TEST_F(CniPlugin, SaysWhatToInstallWhenItIsMissing) {
+  const auto host = cni_add(call_);
+  ASSERT_FALSE(host.has_value());
+  EXPECT_EQ(host.error().code, ENOENT);
+  EXPECT_EQ(host.error().hint, "install the package containernetworking-plugins");
 }
 
 TEST(Network, RefusesBadNamesBeforeAnythingIsDone) {

@@ -1,5 +1,5 @@
 // Commands are run without a shell, bounded in time and output, and inherit nothing by accident.
-#include "runtime/container/command.h"
+#include "base/command.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 
-namespace godwit::runtime {
+namespace godwit {
 namespace {
 
 Command command(std::vector<std::string> arguments) {
@@ -61,6 +61,17 @@ TEST(Command, HandsOverTheNamedDescriptorsAndNoOther) {
   EXPECT_EQ(outcome->output, "/etc/passwd\n/etc/hostname\n5\n");
 }
 
+TEST(Command, ReadsItsInput) {
+  Command reader = command({"cat"});
+  const auto nothing = run_command(reader);
+  ASSERT_TRUE(nothing) << nothing.error().to_string();
+  EXPECT_EQ(nothing->output, "");
+  for (size_t i = 0; reader.input.size() < (size_t{1} << 20); ++i) reader.input += std::to_string(i);
+  const auto outcome = run_command(reader);  // more than a pipe holds
+  ASSERT_TRUE(outcome) << outcome.error().to_string();
+  EXPECT_EQ(outcome->output, reader.input);
+}
+
 TEST(Command, IsKilledWithItsChildrenWhenItsTimeIsUp) {
   Command slow = command({"sh", "-c", "sleep 100 & sleep 100"});
   slow.timeout_ms = 100;
@@ -92,6 +103,9 @@ TEST(Command, SaysWhatToInstall) {
   ASSERT_FALSE(outcome);
   EXPECT_EQ(outcome.error().code, ENOENT);
   EXPECT_EQ(outcome.error().hint, "install godwit-no-such-program");
+  Command packaged = command({"godwit-no-such-program"});
+  packaged.package = "the package godwit-tools";
+  EXPECT_EQ(run_command(packaged).error().hint, "install the package godwit-tools");
 }
 
 TEST(Command, StartsWithNoSignalBlockedOrIgnored) {
@@ -106,14 +120,5 @@ TEST(Command, StartsWithNoSignalBlockedOrIgnored) {
   EXPECT_EQ(outcome->output, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
-TEST(LastWords, AreOnePrintableLine) {
-  EXPECT_EQ(last_words(""), "");
-  EXPECT_EQ(last_words("\n\n"), "");
-  EXPECT_EQ(last_words("first\nlast \n\n"), "last");
-  EXPECT_EQ(last_words("x\n{\"level\":\"error\",\"msg\":\"it\\nbroke\\u001b[31m\"}\n"), "it broke [31m");
-  EXPECT_EQ(last_words("{not json}"), "{not json}");
-  EXPECT_EQ(last_words(std::string(10'000, 'a')).size(), 600U);
-}
-
 }  // namespace
-}  // namespace godwit::runtime
+}  // namespace godwit

@@ -1,37 +1,25 @@
-#include "runtime/container/command.h"
+#include "base/command.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cstring>
-#include <mutex>
-#include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/clock.h"
 #include "base/fd.h"
 
-namespace godwit::runtime {
+namespace godwit {
 namespace {
 
 // Descriptors are first moved above this, so that putting one in its place never overwrites another.
 constexpr int kHighFd = 64;
-
-struct Children {
-  std::mutex lock;
-  std::set<pid_t> pids;
-};
-Children& children() {
-  static Children instance;
-  return instance;
-}
 
 struct Pipe {
   Fd reader;
@@ -42,6 +30,21 @@ Result<Pipe> make_pipe() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail("create", "a pipe");
   return Pipe{.reader = Fd(ends[0]), .writer = Fd(ends[1])};
+}
+
+// A file that holds `text`, to be read from its start.
+Result<Fd> input_file(const std::string& text) {
+  if (text.empty()) return open_file("/dev/null", O_RDONLY);
+  Fd file(::memfd_create("godwit-input", MFD_CLOEXEC));
+  if (!file.valid()) return fail("create", "a file for a command's input");
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t written =
+        ::pwrite(file.get(), text.data() + done, text.size() - done, static_cast<off_t>(done));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return fail("write", "a command's input");
+    done += static_cast<size_t>(written);
+  }
+  return file;
 }
 
 Result<Fd> move_high(int fd) {
@@ -67,9 +70,9 @@ class SpawnOptions {
   posix_spawnattr_t attributes{};
 };
 
-int set_options(SpawnOptions& options, const std::vector<Fd>& passed, int out, int err) {
+int set_options(SpawnOptions& options, const std::vector<Fd>& passed, int in, int out, int err) {
   auto* actions = &options.actions;
-  int code = ::posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0);
+  int code = ::posix_spawn_file_actions_adddup2(actions, in, 0);
   if (code == 0) code = ::posix_spawn_file_actions_adddup2(actions, out, 1);
   if (code == 0) code = ::posix_spawn_file_actions_adddup2(actions, err, 2);
   int next = 3;
@@ -105,21 +108,20 @@ Result<pid_t> spawn(const Command& command, int out, int err) {
     GODWIT_ASSIGN(Fd high, move_high(fd));
     passed.push_back(std::move(high));
   }
+  GODWIT_ASSIGN(const Fd input, input_file(command.input));
+  GODWIT_ASSIGN(const Fd high_in, move_high(input.get()));
   GODWIT_ASSIGN(const Fd high_out, move_high(out));
   GODWIT_ASSIGN(const Fd high_err, move_high(err));
   SpawnOptions options;
-  int code = set_options(options, passed, high_out.get(), high_err.get());
+  int code = set_options(options, passed, high_in.get(), high_out.get(), high_err.get());
   const auto arguments = pointers(command.arguments);
   const auto environment = pointers(command.environment);
-  // Held across the start, so that is_command() knows the child before it can end.
-  const std::lock_guard guard(children().lock);
   pid_t pid = 0;
   if (code == 0)
     code = ::posix_spawnp(&pid, arguments[0], &options.actions, &options.attributes, arguments.data(),
                           environment.data());
-  if (code != 0)
-    return fail("run", command.arguments[0], code, code == ENOENT ? "install " + command.arguments[0] : "");
-  children().pids.insert(pid);
+  const std::string& package = command.package.empty() ? command.arguments[0] : command.package;
+  if (code != 0) return fail("run", command.arguments[0], code, code == ENOENT ? "install " + package : "");
   return pid;
 }
 
@@ -129,12 +131,7 @@ Result<int> reap(pid_t pid, const std::string& name) {
   do {
     result = ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED);
   } while (result != 0 && errno == EINTR);
-  const int code = errno;
-  {
-    const std::lock_guard guard(children().lock);
-    children().pids.erase(pid);
-  }
-  if (result != 0) return fail("wait for", name, code, "its exit status was taken by somebody else");
+  if (result != 0) return fail("wait for", name, errno, "its exit status was taken by somebody else");
   return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
 }
 
@@ -206,26 +203,4 @@ Result<CommandOutcome> run_command(const Command& command, bool merge_output) {
   return outcome;
 }
 
-bool is_command(pid_t pid) {
-  const std::lock_guard guard(children().lock);
-  return children().pids.contains(pid);
-}
-
-std::string last_words(const std::string& text) {
-  constexpr size_t kLengthMax = 600;
-  const size_t end = text.find_last_not_of(" \t\r\n");
-  if (end == std::string::npos) return {};
-  const size_t start = text.rfind('\n', end);
-  std::string line = text.substr(start == std::string::npos ? 0 : start + 1,
-                                 end - (start == std::string::npos ? 0 : start + 1) + 1);
-  if (line.starts_with('{')) {
-    const auto record = nlohmann::json::parse(line, nullptr, false);
-    if (record.is_object() && record.contains("msg") && record["msg"].is_string()) line = record["msg"];
-  }
-  std::replace_if(
-      line.begin(), line.end(), [](unsigned char c) { return c < ' ' || c == 127; }, ' ');
-  if (line.size() > kLengthMax) line.resize(kLengthMax);
-  return line;
-}
-
-}  // namespace godwit::runtime
+}  // namespace godwit

@@ -1,29 +1,29 @@
-// Runs another program without a shell: its output captured, its time bounded, none of our descriptors in it.
+// Runs another program without a shell: its input given, its output captured, its time bounded, none of our
+// descriptors in it.
 //
 // Signals: the child starts with default dispositions and an empty mask, in a process group of its own. It is
-// reaped here, by pid. A process that also reaps orphans (a subreaper) must not take it away: look first
-// (waitid(2) with P_ALL and WNOWAIT) and leave alone whatever is_command() knows.
+// waited for by pid; nobody else in this process may take its exit status (waitpid(2) with -1) meanwhile.
 //
 // Threads: run_command() may be called by any number of threads at once.
 #pragma once
-
-#include <sys/types.h>
 
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 
-namespace godwit::runtime {
+namespace godwit {
 
 struct Command {
   std::vector<std::string> arguments;    // [0] is the program, looked up in PATH
   std::vector<std::string> environment;  // the whole of it, "NAME=VALUE"
   std::vector<int> descriptors;          // become 3, 4, ... of the child; all others are closed
-  // Where stdout and stderr go; below 0: captured. stdin is /dev/null.
+  std::string input;                     // stdin; /dev/null if empty
+  // Where stdout and stderr go; below 0: captured.
   int output_fd = -1;
   int timeout_ms = 30'000;  // then its process group is killed
   size_t output_bytes_max = size_t{16} << 20;
+  std::string package;  // to install where the program is missing; empty: named as the program
 };
 
 struct CommandOutcome {
@@ -36,11 +36,4 @@ struct CommandOutcome {
 // other than 0 is not an error here.
 [[nodiscard]] Result<CommandOutcome> run_command(const Command& command, bool merge_output = false);
 
-// Whether `pid` is a child of run_command() that it has yet to reap.
-[[nodiscard]] bool is_command(pid_t pid);
-
-// The last non-empty line of `text`, fit for a one-line message: no control characters, bounded length. Where
-// the line is a JSON log record of runc's, its message.
-[[nodiscard]] std::string last_words(const std::string& text);
-
-}  // namespace godwit::runtime
+}  // namespace godwit
