@@ -78,6 +78,27 @@ void check_memory(std::atomic<uint64_t>& rounds) {
   }
 }
 
+// Far more is mapped than there is memory, as runtimes with a collected heap do; few pages of it are there.
+void check_sparse(std::atomic<uint64_t>& rounds) {
+  constexpr size_t kBytes = size_t{64} << 30;
+  constexpr size_t kStride = size_t{256} << 20;
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  auto* memory = static_cast<std::byte*>(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, kFlags, -1, 0));
+  void* reserved = ::mmap(nullptr, kBytes, PROT_NONE, kFlags, -1, 0);
+  if (memory == MAP_FAILED || reserved == MAP_FAILED)
+    return found(fmt::format("sparse: mmap: {}", std::strerror(errno)));
+  for (;; ++rounds) {
+    for (size_t at = 0; at < kBytes; at += kStride) {
+      auto* const number = reinterpret_cast<uint64_t*>(memory + at);
+      const uint64_t expected = rounds == 0 ? 0 : at + rounds;
+      if (*number != expected)
+        found(fmt::format("sparse: {} at {} GiB, not {}", *number, at >> 30, expected));
+      *number = at + rounds + 1;
+    }
+    ::usleep(2000);
+  }
+}
+
 // The mappings within a few pages of an address, with their flags (smaps of proc(5)).
 std::string mappings_around(const std::byte* address) {
   constexpr uint64_t kNearby = 64 * kPage;
@@ -316,11 +337,12 @@ int main(int argc, char** argv) {
   ::sigaction(SIGALRM, &action, nullptr);
   action.sa_handler = [](int) { ++timer_signals; };
   ::sigaction(SIGRTMIN + 1, &action, nullptr);
-  std::vector<Checker> checkers(9);
+  std::vector<Checker> checkers(10);
   const std::vector<std::pair<std::string, std::function<void(std::atomic<uint64_t>&)>>> works = {
       {"memory", check_memory}, {"mappings", check_mappings}, {"registers", check_registers},
       {"tls 1", check_tls},     {"tls 2", check_tls},         {"tls 3", check_tls},
-      {"clock", check_clock},   {"timers", check_timers},     {"channels", check_channels}};
+      {"clock", check_clock},   {"timers", check_timers},     {"channels", check_channels},
+      {"sparse", check_sparse}};
   // Signals are the serving thread's: a checker's sleep is not to be cut short.
   sigset_t signals{};
   ::sigaddset(&signals, SIGALRM);
