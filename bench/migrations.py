@@ -194,7 +194,7 @@ PARTS = {"load": measure_load, "growth": measure_growth, "throughput": measure_t
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS), metavar="PART")
+    parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--runs", type=int, default=20, help="migrations of part load (default 20)")
     parser.add_argument("--memory", type=int, default=1024, help="MiB of data (default 1024)")
     parser.add_argument("--large", type=int, default=4096, help="MiB of the large container of part growth")
@@ -203,6 +203,8 @@ def main():
     parser.add_argument("--reads", type=float, default=0.9, help="the part of these that only read (default 0.9)")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     options = parser.parse_args()
+    if wrong := [part for part in options.parts if part not in PARTS]:
+        parser.error(f"there is no part {wrong[0]}; the parts are {', '.join(PARTS)}")
     results = {part: PARTS[part](options) for part in (options.parts or PARTS)}
     if options.json:
         print(json.dumps(results))

@@ -176,6 +176,8 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, help="write the figures here")
     options = parser.parse_args()
     parts = options.part or ["micro", "redis"]
+    if wrong := [part for part in parts if part not in ("micro", "redis")]:
+        parser.error(f"there is no part {wrong[0]}; the parts are micro and redis")
     listed = subprocess.run([options.build / "bench_tracker", "--benchmark_list_tests"], check=True, capture_output=True,
                             text=True).stdout
     names = [n for n in NAMES if f"arm/{n}/" in listed]
