@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+PARTS = ("micro", "redis")
 NAMES = ["uffd", "soft-dirty", "uffd-sync"]
 COLOURS = {"none": "#888888", "uffd": "#1b6ca8", "soft-dirty": "#c8553d", "uffd-sync": "#588b4b"}
 SHARES = [0, 1, 10, 100, 1000]  # dirty pages in a thousand
@@ -166,7 +167,7 @@ def plot(figures, names, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="*", help="micro, redis; default: both")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: both")
     parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="where bench_tracker and bench_track are")
     parser.add_argument("--memory", type=int, default=1024, help="MiB of the tracked process")
     parser.add_argument("--redis", type=int, default=256, help="MiB of data in redis")
@@ -175,9 +176,9 @@ def main():
     parser.add_argument("--plot", type=pathlib.Path, help="write an SVG here")
     parser.add_argument("--json", type=pathlib.Path, help="write the figures here")
     options = parser.parse_args()
-    parts = options.part or ["micro", "redis"]
-    if wrong := [part for part in parts if part not in ("micro", "redis")]:
-        parser.error(f"there is no part {wrong[0]}; the parts are micro and redis")
+    parts = options.parts or PARTS
+    if wrong := [part for part in parts if part not in PARTS]:
+        parser.error(f"there is no part {wrong[0]}; the parts are {', '.join(PARTS)}")
     listed = subprocess.run([options.build / "bench_tracker", "--benchmark_list_tests"], check=True, capture_output=True,
                             text=True).stdout
     names = [n for n in NAMES if f"arm/{n}/" in listed]

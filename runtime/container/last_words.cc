@@ -1,7 +1,9 @@
 #include "runtime/container/last_words.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/printable.h"
 
 namespace godwit::runtime {
 
@@ -16,10 +18,8 @@ std::string last_words(const std::string& text) {
     const auto record = nlohmann::json::parse(line, nullptr, false);
     if (record.is_object() && record.contains("msg") && record["msg"].is_string()) line = record["msg"];
   }
-  std::replace_if(
-      line.begin(), line.end(), [](unsigned char c) { return c < ' ' || c == 127; }, ' ');
   if (line.size() > kLengthMax) line.resize(kLengthMax);
-  return line;
+  return printable(std::move(line));
 }
 
 }  // namespace godwit::runtime

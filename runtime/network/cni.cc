@@ -2,10 +2,10 @@
 
 #include <net/if.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/command.h"
+#include "base/printable.h"
 
 namespace godwit::runtime {
 namespace {
@@ -42,14 +42,14 @@ std::string text_of(const json& object, const char* key) {
 
 // What a plugin says went wrong, in one line: as the specification wants it on stdout, or as it can.
 std::string complaint(const CommandOutcome& outcome) {
+  constexpr size_t kLengthMax = 500;
   const json said = json::parse(outcome.output, nullptr, false);
   std::string text = said.is_object()         ? text_of(said, "msg") + " " + text_of(said, "details")
                      : outcome.errors.empty() ? outcome.output
                                               : outcome.errors;
-  std::ranges::replace(text, '\n', ' ');
-  text.resize(std::min<size_t>(text.size(), 500));
-  if (text.empty())
-    text = "it ended with status " + std::to_string(outcome.exit_status) + " and said nothing";
+  text = printable(text.substr(0, kLengthMax));
+  text.erase(text.find_last_not_of(' ') + 1);
+  if (text.empty()) text = "it ended with status " + std::to_string(outcome.exit_status) + " and no reason";
   return text;
 }
 

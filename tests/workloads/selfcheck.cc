@@ -337,12 +337,12 @@ int main(int argc, char** argv) {
   ::sigaction(SIGALRM, &action, nullptr);
   action.sa_handler = [](int) { ++timer_signals; };
   ::sigaction(SIGRTMIN + 1, &action, nullptr);
-  std::vector<Checker> checkers(10);
   const std::vector<std::pair<std::string, std::function<void(std::atomic<uint64_t>&)>>> works = {
       {"memory", check_memory}, {"mappings", check_mappings}, {"registers", check_registers},
       {"tls 1", check_tls},     {"tls 2", check_tls},         {"tls 3", check_tls},
       {"clock", check_clock},   {"timers", check_timers},     {"channels", check_channels},
       {"sparse", check_sparse}};
+  std::vector<Checker> checkers(works.size());
   // Signals are the serving thread's: a checker's sleep is not to be cut short.
   sigset_t signals{};
   ::sigaddset(&signals, SIGALRM);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/printable.h"
 #include "tools/common/units.h"
 #include "tools/godwit/render.h"
 #include "tools/godwit/terminal.h"

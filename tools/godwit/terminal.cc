@@ -7,6 +7,8 @@
 #include <cmath>
 #include <iostream>
 
+#include "base/printable.h"
+
 namespace godwit::tools {
 
 namespace {
@@ -27,13 +29,6 @@ unsigned terminal_columns() {
   winsize size{};
   if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return kColumnsDefault;
   return size.ws_col;
-}
-
-std::string printable(const std::string& text) {
-  std::string result = text;
-  for (char& character : result)
-    if (static_cast<unsigned char>(character) < ' ' || character == 127) character = ' ';
-  return result;
 }
 
 void print_error(const std::string& text) {

@@ -11,10 +11,8 @@ bool stdout_is_terminal();
 // Columns of the terminal, 80 where there is none.
 unsigned terminal_columns();
 
-// "godwit: TEXT" on stderr. Line ends and control characters of `text` become spaces: it is always one line.
+// "godwit: TEXT" on stderr, made printable: always one line.
 void print_error(const std::string& text);
-// Control characters of what an agent or a container said become spaces: it cannot drive the terminal.
-std::string printable(const std::string& text);
 
 // Left-aligned columns, two spaces between them; the first row is the header.
 std::string format_table(const std::vector<std::vector<std::string>>& rows);

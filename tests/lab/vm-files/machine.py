@@ -13,7 +13,7 @@ from kernel import FILES, LabError, NotBooted
 
 QEMU = "qemu-system-x86_64"
 # QEMU 7.2 computes the flags that CMPXCHG16B leaves from operands of an earlier instruction: a kernel whose allocator
-# uses it gets bits of a pointer into EFLAGS now and then, and panics. Linux does without where the processor lacks it.
+# uses it can get bits of a pointer into EFLAGS, and panic. Linux does without where the processor lacks it.
 ACCELERATION = {"kvm": ("-accel", "kvm", "-cpu", "host"),
                 "tcg": ("-accel", "tcg,thread=multi", "-cpu", "max,la57=off,cx16=off")}
 # The first ones save time while booting; the next two leave out checks that fail where an emulated machine is starved

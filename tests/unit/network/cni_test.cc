@@ -70,13 +70,15 @@ TEST_F(CniPlugin, ReadsItsConfigurationAndIsUnderstood) {
 TEST_F(CniPlugin, IsQuotedWhenItFails) {
   const std::pair<std::string, std::string> cases[] = {
       {R"(echo '{"code":7,"msg":"no room","details":"in the pool"}')", "no room in the pool"},
-      {"echo out of wires >&2; exit 3", "out of wires"},
-      {"exit 3", "it ended with status 3 and said nothing"},
-      {"kill -KILL $$", "it ended with status 137 and said nothing"}};
+      {R"(echo '{"code":7,"msg":"no room"}'; exit 1)", "no room"},
+      {R"(echo '{"code":7}'; exit 1)", "it ended with status 1 and no reason"},
+      {R"(printf 'out of\n\033[1mwires\n' >&2; exit 3)", "out of  [1mwires"},
+      {"exit 3", "it ended with status 3 and no reason"},
+      {"kill -KILL $$", "it ended with status 137 and no reason"}};
   for (const auto& [script, why] : cases) {
     const auto host = add_by(script);
     ASSERT_FALSE(host.has_value()) << script;
-    EXPECT_NE(host.error().to_string().find(why), std::string::npos) << host.error().to_string();
+    EXPECT_EQ(host.error().hint, why);
   }
 }
 

@@ -70,8 +70,7 @@ TEST(Terminal, BarsStayInside) {
 }
 
 TEST(Terminal, NobodyDrivesItFromAfar) {
-  EXPECT_EQ(printable("a\x1b[2Jb\nc"), "a [2Jb c");
-  EXPECT_EQ(format_table({{"A", "B"}, {"longer", "x"}}), "A       B\nlonger  x\n");
+  EXPECT_EQ(format_table({{"A", "B"}, {"l\x1bng\nr", "x"}}), "A       B\nl ng r  x\n");
 }
 
 }  // namespace
