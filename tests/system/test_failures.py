@@ -165,27 +165,43 @@ class Failures(LabCase):
                 agent.cli("rm", "redis")
                 self.lab.run("redis", "redis", ADDRESS)
 
-    def test_a_slow_agent_at_the_target(self):
-        # Whoever hears that the migration is over may ask the target's agent for anything; it knows the container.
+    def arrive_unheard(self):
+        """The container runs at the target, whose agent stands still and has not heard of it. Returns the command that
+        migrates it."""
         self.restart("b", "target.ready:stop")
         agent = self.lab.agents["b"]
         source = self.lab.agents["a"].popen("migrate", "redis", "--to", agent.address, stdout=subprocess.PIPE,
                                             stderr=subprocess.PIPE)
         worker = wait_for(self.stopped_worker, "the target's worker to stop")
         agent.process.send_signal(signal.SIGSTOP)
-        try:
-            os.kill(worker, signal.SIGCONT)
-            self.client.mark()
-            wait_for(self.has_answered, "answers of the container")
-            time.sleep(1)
-            self.assertIsNone(source.poll(), "it was over before the target's agent knew of it")
-        finally:
-            agent.process.send_signal(signal.SIGCONT)
-            _, error = source.communicate(timeout=60)
+        self.addCleanup(agent.process.send_signal, signal.SIGCONT)
+        os.kill(worker, signal.SIGCONT)
+        self.client.mark()
+        wait_for(self.has_answered, "answers of the container")
+        return source
+
+    def assert_kept(self, source):
+        _, error = source.communicate(timeout=60)
         self.assertEqual(source.returncode, 0, error)
-        self.assertEqual(agent.containers()["redis"]["state"], "running")
+        self.assertEqual(self.lab.agents["b"].containers()["redis"]["state"], "running")
+        self.assertEqual(self.lab.agents["a"].containers(), {})
         self.lab.where["redis"] = "b"
         self.finish()
+
+    def test_a_slow_agent_at_the_target(self):
+        # Whoever hears that the migration is over may ask the target's agent for anything; it knows the container.
+        source = self.arrive_unheard()
+        time.sleep(1)
+        self.assertIsNone(source.poll(), "it was over before the target's agent knew of it")
+        self.lab.agents["b"].process.send_signal(signal.SIGCONT)
+        self.assert_kept(source)
+
+    def test_target_agent_killed_after_the_commit(self):
+        # It cannot say that it keeps the container; its successor does.
+        source = self.arrive_unheard()
+        self.lab.agents["b"].kill()
+        self.lab.agents["b"].start()
+        self.assert_kept(source)
 
     def test_nobody_listens_at_the_target(self):
         self.lab.agents["b"].stop()
