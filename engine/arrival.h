@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/result.h"
-#include "engine/worker.h"
+#include "engine/paths.h"
 
 namespace godwit::engine {
 

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "engine/arrival.h"
 #include "engine/journal.h"
-#include "engine/worker.h"
+#include "engine/paths.h"
 
 namespace godwit::engine {
 

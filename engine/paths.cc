@@ -1,4 +1,4 @@
-#include "engine/worker.h"
+#include "engine/paths.h"
 
 namespace godwit::engine {
 

@@ -62,11 +62,5 @@ class Peer {
 
 // Connects to an agent's control listener, "ADDR:PORT" or "[ADDR6]:PORT".
 Result<Fd> connect_to_agent(const std::string& address, int64_t deadline_ns);
-// Splits "ADDR:PORT".
-struct HostPort {
-  std::string host;
-  uint16_t port = 0;
-};
-Result<HostPort> parse_host_port(const std::string& text);
 
 }  // namespace godwit::engine

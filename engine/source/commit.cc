@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 #include "engine/inquiry.h"
-#include "engine/priority.h"
+#include "engine/session/priority.h"
 #include "engine/source/source_session.h"
 
 namespace godwit::engine {

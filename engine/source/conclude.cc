@@ -6,7 +6,7 @@
 #include <filesystem>
 
 #include "base/clock.h"
-#include "engine/priority.h"
+#include "engine/session/priority.h"
 #include "engine/source/source_session.h"
 #include "runtime/memory/digest.h"
 

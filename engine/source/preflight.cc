@@ -1,7 +1,7 @@
 // Everything that can refuse a migration before anything is touched.
 #include <fmt/format.h>
 
-#include "engine/preflight_check.h"
+#include "engine/session/preflight_check.h"
 #include "engine/source/source_session.h"
 #include "transport/link_choice.h"
 

@@ -3,9 +3,10 @@
 #include <fmt/format.h>
 
 #include "base/clock.h"
-#include "engine/host_resources.h"
+#include "base/socket_address.h"
+#include "engine/protocol/version.h"
+#include "engine/session/host_resources.h"
 #include "engine/source/source_session.h"
-#include "engine/version.h"
 #include "transport/link_choice.h"
 
 namespace godwit::engine {

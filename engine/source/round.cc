@@ -5,11 +5,11 @@
 #include <cstring>
 
 #include "base/clock.h"
-#include "engine/heap.h"
-#include "engine/memory_view.h"
 #include "engine/policy/pace.h"
-#include "engine/priority.h"
-#include "engine/round_prefix.h"
+#include "engine/session/heap.h"
+#include "engine/session/memory_view.h"
+#include "engine/session/priority.h"
+#include "engine/session/round_prefix.h"
 #include "engine/source/source_session.h"
 
 namespace godwit::engine {

@@ -3,25 +3,12 @@
 #include <spdlog/spdlog.h>
 
 #include "base/clock.h"
-#include "engine/priority.h"
+#include "engine/session/priority.h"
 
 namespace godwit::engine {
-namespace {
-
-constexpr uint64_t kDefaultDowntimeUs = 20'000;
-constexpr uint64_t kDefaultDeadlineMs = 30'000;
-
-model::SourceOrder with_defaults(model::SourceOrder order) {
-  model::MigrationGoals& goals = *order.mutable_goals();
-  if (goals.downtime_us() == 0) goals.set_downtime_us(kDefaultDowntimeUs);
-  if (goals.deadline_ms() == 0) goals.set_deadline_ms(kDefaultDeadlineMs);
-  return order;
-}
-
-}  // namespace
 
 SourceSession::SourceSession(model::SourceOrder order, AgentChannel& agent)
-    : order_(with_defaults(std::move(order))),
+    : order_(std::move(order)),
       paths_(container_paths(order_.agent().root(), order_.container().id())),
       agent_(agent),
       faults_(order_.agent().fault()),

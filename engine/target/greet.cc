@@ -3,11 +3,12 @@
 #include <cctype>
 
 #include "base/clock.h"
-#include "engine/host_resources.h"
-#include "engine/identifier.h"
+#include "base/identifier.h"
+#include "base/socket_address.h"
 #include "engine/inquiry.h"
+#include "engine/protocol/version.h"
+#include "engine/session/host_resources.h"
 #include "engine/target/target_session.h"
-#include "engine/version.h"
 
 namespace godwit::engine {
 

@@ -7,7 +7,7 @@
 #include <filesystem>
 
 #include "base/clock.h"
-#include "engine/clock_sync.h"
+#include "engine/session/clock_sync.h"
 #include "engine/target/target_session.h"
 #include "runtime/container/cgroup_limits.h"
 #include "transport/link_choice.h"

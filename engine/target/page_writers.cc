@@ -8,8 +8,8 @@
 #include <string>
 
 #include "base/clock.h"
-#include "engine/priority.h"
-#include "engine/round_prefix.h"
+#include "engine/session/priority.h"
+#include "engine/session/round_prefix.h"
 
 namespace godwit::engine {
 PageWriters::PageWriters(transport::LinkReceiver& link, runtime::PageSink& sink) : link_(link), sink_(sink) {}

@@ -2,10 +2,10 @@
 #include <map>
 
 #include "base/clock.h"
-#include "engine/clock_sync.h"
-#include "engine/heap.h"
-#include "engine/memory_view.h"
-#include "engine/priority.h"
+#include "engine/session/clock_sync.h"
+#include "engine/session/heap.h"
+#include "engine/session/memory_view.h"
+#include "engine/session/priority.h"
 #include "engine/target/target_session.h"
 
 namespace godwit::engine {

@@ -1,6 +1,6 @@
 #include "engine/target/replica_digest.h"
 
-#include "engine/memory_view.h"
+#include "engine/session/memory_view.h"
 #include "runtime/memory/store_tracker.h"
 
 namespace godwit::engine {

@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "engine/arrival.h"
 #include "engine/inquiry.h"
-#include "engine/priority.h"
+#include "engine/session/priority.h"
 #include "engine/target/target_session.h"
 
 namespace godwit::engine {

@@ -3,7 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include "base/clock.h"
-#include "engine/priority.h"
+#include "engine/session/priority.h"
 #include "runtime/container/cgroup.h"
 
 namespace godwit::engine {

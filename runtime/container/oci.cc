@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/fd.h"
+#include "base/identifier.h"
 #include "runtime/container/cgroup.h"
 
 namespace godwit::runtime {
@@ -24,10 +25,6 @@ constexpr size_t kConfigBytesMax = size_t{1} << 20;
 constexpr uint64_t kMemoryBytesMin = uint64_t{4} << 20;
 constexpr uint32_t kCpuMillisMin = 10;  // the kernel's smallest quota is 1 ms of a period
 constexpr size_t kNestingMax = 64;
-
-bool is_alphanumeric(char c) {
-  return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-}
 
 // The parser recurses, so depth is bounded before it sees the text.
 bool nests_too_deep(const std::string& text) {
@@ -238,14 +235,6 @@ Json state_capabilities(const Json& process) {
 
 }  // namespace
 
-Result<void> check_name(const std::string& what, const std::string& name) {
-  const auto fits = [](char c) { return is_alphanumeric(c) || c == '_' || c == '.' || c == '-'; };
-  if (!name.empty() && name.size() <= 64 && is_alphanumeric(name[0]) && std::ranges::all_of(name, fits))
-    return {};
-  return refuse("use", what,
-                "a name is 1 to 64 letters, digits, '_', '.' or '-' and begins with a letter or digit");
-}
-
 Result<std::string> container_config(const ContainerSpec& spec, const std::string& cgroups_path) {
   const std::string name = spec.bundle + "/config.json";
   GODWIT_ASSIGN(const std::string text, read_file(name, kConfigBytesMax));
@@ -260,7 +249,7 @@ Result<std::string> container_config(const ContainerSpec& spec, const std::strin
   GODWIT_TRY(fill_namespaces(config, spec.network_namespace, name));
   GODWIT_TRY(set_limits(config, spec.limits, name));
   const std::string hostname = spec.hostname.empty() ? spec.id : spec.hostname;
-  GODWIT_TRY(check_name("hostname '" + hostname + "'", hostname));
+  GODWIT_TRY(check_identifier("hostname", hostname));
   config["hostname"] = hostname;
   config["process"]["terminal"] = false;
   config["linux"]["cgroupsPath"] = cgroups_path;

@@ -18,9 +18,6 @@ namespace godwit::runtime {
 // The period over which a limit of CPU time counts.
 inline constexpr uint64_t kCpuPeriodUs = 100'000;
 
-// Ids and host names: [A-Za-z0-9][A-Za-z0-9_.-]{0,63}.
-[[nodiscard]] Result<void> check_name(const std::string& what, const std::string& name);
-
 // The config.json text of the container's own process, made from the user's bundle.
 [[nodiscard]] Result<std::string> container_config(const ContainerSpec& spec,
                                                    const std::string& cgroups_path);

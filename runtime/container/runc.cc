@@ -6,6 +6,7 @@
 
 #include "base/command.h"
 #include "base/fd.h"
+#include "base/identifier.h"
 #include "runtime/container/container.h"
 #include "runtime/container/last_words.h"
 #include "runtime/container/oci.h"
@@ -63,8 +64,8 @@ std::string Runc::cgroup(const std::string& id) const {
 
 // Checked at every entry: ids become paths.
 Result<void> Runc::check(const std::string& id) const {
-  GODWIT_TRY(check_name("host name '" + host_ + "'", host_));
-  return check_name("container id '" + id + "'", id);
+  GODWIT_TRY(check_identifier("host name", host_));
+  return check_identifier("container id", id);
 }
 
 Result<void> Runc::check_absent(const ContainerSpec& spec) const {

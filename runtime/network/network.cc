@@ -11,6 +11,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "base/identifier.h"
 #include "runtime/network/address.h"
 #include "runtime/network/bpf.h"
 #include "runtime/network/cni.h"
@@ -27,15 +28,6 @@ using nlohmann::json;
 // where no STP runs: a listening port forwards nothing, learns nothing and stays as it is.
 constexpr uint8_t kHeldState = BR_STATE_LISTENING;
 
-Result<void> check_container_id(const std::string& id) {
-  const bool usable = !id.empty() && id.size() <= 128 && id[0] != '.' && std::ranges::all_of(id, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '.' || c == '-';
-  });
-  if (!usable) return refuse("attach a network to", id, "not a usable container name");
-  return {};
-}
-
 std::string namespace_path(const std::string& directory, const std::string& id) {
   return directory + "/" + id;
 }
@@ -50,7 +42,7 @@ std::string scratch_bridge(const std::string& id) {
 }
 
 Result<CniCall> make_call(const NetworkSpec& spec, const std::string& directory, const std::string& plugins) {
-  GODWIT_TRY(check_container_id(spec.container_id));
+  GODWIT_TRY(check_identifier("container id", spec.container_id));
   GODWIT_ASSIGN(const InterfaceAddress address, parse_cidr(spec.address));
   MacAddress mac = derive_mac(address);
   if (!spec.mac.empty()) {
@@ -164,7 +156,7 @@ Result<void> Network::detach(const NetworkSpec& spec) {
 }
 
 Result<Attachment> Network::find(const std::string& container_id) const {
-  GODWIT_TRY(check_container_id(container_id));
+  GODWIT_TRY(check_identifier("container id", container_id));
   const std::string path = record_path(directory_, container_id);
   GODWIT_ASSIGN(const std::string text, read_file(path, size_t{64} << 10));
   const json fields = json::parse(text, nullptr, false);

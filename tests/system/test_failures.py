@@ -10,7 +10,7 @@ import unittest
 from base import LabCase, run_command, wait_for
 
 ADDRESS = "10.77.0.30"
-# Where engine/fault.h can strike before the commit.
+# Where engine/session/fault.h can strike before the commit.
 SOURCE_STEPS = ("source.prepare", "source.round0", "source.round0.sent", "source.round", "source.round.sent",
                 "source.cutover", "source.frozen", "source.pages", "source.complete", "source.ready")
 TARGET_STEPS = ("target.container", "target.round0", "target.round", "target.frozen", "target.complete",

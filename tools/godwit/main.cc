@@ -7,7 +7,7 @@
 #include <functional>
 #include <iostream>
 
-#include "tools/common/units.h"
+#include "base/units.h"
 #include "tools/godwit/commands.h"
 #include "tools/godwit/exit_codes.h"
 #include "tools/godwit/terminal.h"

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/printable.h"
-#include "tools/common/units.h"
+#include "base/units.h"
 #include "tools/godwit/render.h"
 #include "tools/godwit/terminal.h"
 

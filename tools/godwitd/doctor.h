@@ -1,14 +1,11 @@
-// What this host can do, and how to get what it lacks.
+// What this host can do, and how to get what it lacks, in the words of the API (engine/host/examine.h looks).
 #pragma once
 
-#include <string>
-
+#include "engine/host/keeper.h"
 #include "tools/api/godwit.pb.h"
 
 namespace godwit::tools {
 
-// Looks; changes nothing. Takes some 10 ms (runc is asked for its version).
-api::v1::DoctorResponse examine_host(const std::string& name, const std::string& cni_plugins,
-                                     const std::string& bridge);
+api::v1::DoctorResponse examine_host(const engine::KeeperOptions& options);
 
 }  // namespace godwit::tools

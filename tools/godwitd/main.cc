@@ -15,14 +15,13 @@
 #include <filesystem>
 #include <iostream>
 
-#include "tools/common/validate.h"
+#include "base/identifier.h"
+#include "engine/session/worker.h"
 #include "tools/godwitd/service.h"
 
 namespace godwit::tools {
 namespace {
 
-constexpr int kWorkerAgentFd = 3;
-constexpr int kWorkerConnectionFd = 4;
 constexpr auto kCallsEndIn = std::chrono::seconds(2);
 constexpr int kLargestMessage = 64 << 20;
 
@@ -60,7 +59,7 @@ void start_log(const std::string& name, const std::string& level) {
 }
 
 struct CommandLine {
-  AgentOptions agent;
+  engine::KeeperOptions agent;
   std::string api;
   std::string log_level = "info";
 };
@@ -94,14 +93,14 @@ void declare_options(CLI::App& app, CommandLine& line) {
 }
 
 Result<void> check_options(CommandLine& line) {
-  GODWIT_TRY(validate_id(line.agent.name));
+  GODWIT_TRY(check_identifier("name", line.agent.name));
   if (!line.api.starts_with("unix:/"))
     return refuse("accept --api", line.api, "it must be unix: and an absolute path");
   std::error_code error;
   line.agent.root = std::filesystem::absolute(line.agent.root, error).lexically_normal();
   if (error) return fail("resolve", "--root", error.value());
   if (line.agent.root.ends_with('/')) line.agent.root.pop_back();
-  // Tests break a session at a given step: engine/fault.h.
+  // Tests break a session at a given step: engine/session/fault.h.
   if (const char* fault = std::getenv("GODWIT_FAULT")) line.agent.fault = fault;
   if (::geteuid() != 0) return refuse("start", "godwitd", "containers, namespaces and ptrace need root");
   return {};
@@ -109,9 +108,9 @@ Result<void> check_options(CommandLine& line) {
 
 Result<void> serve(const CommandLine& line) {
   GODWIT_ASSIGN(const Fd stop, watch_signals());
-  Agent agent(line.agent);
-  GODWIT_TRY(agent.start());
-  AgentService service(agent);
+  engine::Keeper keeper(line.agent);
+  GODWIT_TRY(keeper.start());
+  AgentService service(keeper);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(line.api, grpc::InsecureServerCredentials());
   builder.RegisterService(&service);
@@ -125,7 +124,7 @@ Result<void> serve(const CommandLine& line) {
   while (::read(stop.get(), &told, sizeof told) < 0 && errno == EINTR) {
   }
   spdlog::info("ending; containers run on");
-  agent.shut_down();
+  keeper.shut_down();
   server->Shutdown(std::chrono::system_clock::now() + kCallsEndIn);
   // Threads that wait for another agent's answer, or for an old worker, have nothing to put in order.
   spdlog::shutdown();
@@ -158,8 +157,8 @@ int run_main(int argc, char** argv) {
 int worker_main() {
   const char* level = std::getenv("GODWIT_LOG_LEVEL");
   start_log("", level != nullptr ? level : "info");
-  const bool connected = ::fcntl(kWorkerConnectionFd, F_GETFD) >= 0;
-  return engine::run_worker(Fd(kWorkerAgentFd), connected ? Fd(kWorkerConnectionFd) : Fd());
+  const bool connected = ::fcntl(engine::kWorkerConnectionFd, F_GETFD) >= 0;
+  return engine::run_worker(Fd(engine::kWorkerAgentFd), connected ? Fd(engine::kWorkerConnectionFd) : Fd());
 }
 
 }  // namespace

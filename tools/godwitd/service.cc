@@ -4,8 +4,13 @@
 
 namespace godwit::tools {
 
+using engine::DenialKind;
+using engine::ExitStatus;
+using engine::Stage;
+using engine::StoredContainer;
 using grpc::ServerContext;
 using grpc::Status;
+using grpc::StatusCode;
 
 namespace {
 
@@ -59,41 +64,73 @@ void fill_container(const StoredContainer& container, api::v1::Container& messag
   if (container.exit) fill_exit(*container.exit, *message.mutable_exit());
 }
 
+StatusCode code_of(DenialKind kind) {
+  switch (kind) {
+    case DenialKind::kInvalidArgument:
+      return StatusCode::INVALID_ARGUMENT;
+    case DenialKind::kNotFound:
+      return StatusCode::NOT_FOUND;
+    case DenialKind::kAlreadyExists:
+      return StatusCode::ALREADY_EXISTS;
+    case DenialKind::kFailedPrecondition:
+      return StatusCode::FAILED_PRECONDITION;
+    case DenialKind::kInternal:
+      return StatusCode::INTERNAL;
+    case DenialKind::kInvalid:
+      break;
+  }
+  return StatusCode::UNKNOWN;
+}
+
 template <typename T>
-Status status_of(const Answer<T>& answer) {
-  return answer ? Status::OK : answer.error();
+Status status_of(const engine::Reply<T>& reply) {
+  return reply ? Status::OK : Status(code_of(reply.error().kind), reply.error().to_string());
+}
+
+engine::model::ContainerRecord record_of(const api::v1::RunRequest& request) {
+  engine::model::ContainerRecord record;
+  record.set_id(request.id());
+  record.set_bundle(request.bundle());
+  record.set_hostname(request.hostname());
+  record.set_address(request.address());
+  record.set_gateway(request.gateway());
+  record.set_environment(request.environment());
+  record.set_anti_affinity_group(request.anti_affinity_group());
+  record.set_memory_limit_bytes(request.memory_limit_bytes());
+  record.set_cpu_millis(request.cpu_millis());
+  return record;
 }
 
 }  // namespace
 
 Status AgentService::Run(ServerContext*, const api::v1::RunRequest* request, api::v1::RunResponse* response) {
-  const auto container = agent_.run(*request);
+  const auto container = keeper_.run(record_of(*request));
   if (container) fill_container(*container, *response->mutable_container());
   return status_of(container);
 }
 
 Status AgentService::List(ServerContext*, const api::v1::ListRequest*, api::v1::ListResponse* response) {
-  response->set_host(agent_.options().name);
-  for (const StoredContainer& container : agent_.list())
+  response->set_host(keeper_.options().name);
+  for (const StoredContainer& container : keeper_.list())
     fill_container(container, *response->add_containers());
   return Status::OK;
 }
 
 Status AgentService::Stop(ServerContext*, const api::v1::StopRequest* request,
                           api::v1::StopResponse* response) {
-  const auto exit = agent_.stop(request->id(), request->grace_ms());
+  const auto exit = keeper_.stop(request->id(), request->grace_ms());
   if (exit) fill_exit(*exit, *response->mutable_exit());
   return status_of(exit);
 }
 
 Status AgentService::Remove(ServerContext*, const api::v1::RemoveRequest* request, api::v1::RemoveResponse*) {
-  return status_of(agent_.remove(request->id(), request->force()));
+  return status_of(keeper_.remove(request->id(), request->force()));
 }
 
 Status AgentService::Logs(ServerContext* context, const api::v1::LogsRequest* request,
                           grpc::ServerWriter<api::v1::LogsChunk>* writer) {
   api::v1::LogsChunk chunk;
-  return status_of(agent_.logs(
+  return status_of(keeper_.logs(
       request->id(), request->follow(),
       [&](const std::string& data) {
         chunk.set_data(data);
@@ -104,7 +141,7 @@ Status AgentService::Logs(ServerContext* context, const api::v1::LogsRequest* re
 
 Status AgentService::Exec(ServerContext*, const api::v1::ExecRequest* request,
                           api::v1::ExecResponse* response) {
-  auto outcome = agent_.execute(request->id(), {request->command().begin(), request->command().end()});
+  auto outcome = keeper_.execute(request->id(), {request->command().begin(), request->command().end()});
   if (outcome) {
     response->set_exit_status(outcome->exit_status);
     response->set_output(std::move(outcome->output));
@@ -115,8 +152,8 @@ Status AgentService::Exec(ServerContext*, const api::v1::ExecRequest* request,
 Status AgentService::Migrate(ServerContext* context, const api::v1::MigrateRequest* request,
                              grpc::ServerWriter<engine::model::MigrationEvent>* writer) {
   bool left = false;
-  return status_of(agent_.migrate(
-      *request,
+  return status_of(keeper_.migrate(
+      request->id(), request->target(), request->goals(),
       [&](const engine::model::MigrationEvent& event) {
         if (!left) left = !writer->Write(event);
       },
@@ -125,15 +162,14 @@ Status AgentService::Migrate(ServerContext* context, const api::v1::MigrateReque
 
 Status AgentService::Check(ServerContext*, const api::v1::CheckRequest* request,
                            api::v1::CheckResponse* response) {
-  auto outcome = agent_.check(request->id());
+  auto outcome = keeper_.check(request->id());
   if (outcome) *response->mutable_refusals() = std::move(*outcome->mutable_refusals());
   return status_of(outcome);
 }
 
 Status AgentService::Doctor(ServerContext*, const api::v1::DoctorRequest*,
                             api::v1::DoctorResponse* response) {
-  const AgentOptions& options = agent_.options();
-  *response = examine_host(options.name, options.cni_plugins, options.bridge);
+  *response = examine_host(keeper_.options());
   return Status::OK;
 }
 

@@ -1,14 +1,14 @@
 // The gRPC face of the agent (tools/api/godwit.proto): translates, and nothing else.
 #pragma once
 
+#include "engine/host/keeper.h"
 #include "tools/api/godwit.grpc.pb.h"
-#include "tools/godwitd/agent.h"
 
 namespace godwit::tools {
 
 class AgentService final : public api::v1::Agent::Service {
  public:
-  explicit AgentService(Agent& agent) : agent_(agent) {}
+  explicit AgentService(engine::Keeper& keeper) : keeper_(keeper) {}
 
   grpc::Status Run(grpc::ServerContext* context, const api::v1::RunRequest* request,
                    api::v1::RunResponse* response) override;
@@ -30,7 +30,7 @@ class AgentService final : public api::v1::Agent::Service {
                       api::v1::DoctorResponse* response) override;
 
  private:
-  Agent& agent_;
+  engine::Keeper& keeper_;
 };
 
 }  // namespace godwit::tools

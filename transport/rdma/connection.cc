@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "transport/address.h"
+#include "base/socket_address.h"
 #include "transport/deadline.h"
 #include "transport/rdma/device.h"
 

@@ -9,7 +9,7 @@
 #include <mutex>
 
 #include "base/fd.h"
-#include "transport/address.h"
+#include "base/socket_address.h"
 
 namespace godwit::transport {
 namespace {

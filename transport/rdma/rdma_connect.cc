@@ -1,6 +1,6 @@
 #include <infiniband/verbs.h>
 
-#include "transport/address.h"
+#include "base/socket_address.h"
 #include "transport/deadline.h"
 #include "transport/link_options.h"
 #include "transport/names.h"

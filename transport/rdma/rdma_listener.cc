@@ -2,7 +2,7 @@
 
 #include <netinet/in.h>
 
-#include "transport/address.h"
+#include "base/socket_address.h"
 #include "transport/deadline.h"
 #include "transport/rdma/rdma_link.h"
 #include "transport/rdma/rdma_receiver.h"

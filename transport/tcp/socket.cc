@@ -6,7 +6,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include "transport/address.h"
+#include "base/socket_address.h"
 
 namespace godwit::transport {
 namespace {
@@ -16,17 +16,6 @@ constexpr int kBacklog = 64;
 Result<void> set_option(int socket, int level, int option, int value, const char* name) {
   if (::setsockopt(socket, level, option, &value, sizeof value) != 0)
     return fail("set " + std::string(name) + " on", "a socket of the link");
-  return {};
-}
-
-Result<void> finish_connect(int socket, const std::string& name, int64_t deadline_ns) {
-  const char* const hint = "does the target run, and can this host reach it?";
-  auto ready = wait_for(socket, POLLOUT, deadline_ns);
-  if (!ready) return fail("connect to", name, ready.error().code, hint);
-  int error = 0;
-  socklen_t size = sizeof error;
-  if (::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return fail("connect to", name);
-  if (error != 0) return fail("connect to", name, error, hint);
   return {};
 }
 
@@ -68,10 +57,9 @@ Result<Fd> connect_tcp(const std::string& address, uint16_t port, int64_t deadli
   Fd socket(::socket(place.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return fail("make a socket for", name);
   GODWIT_TRY(tune_stream(socket.get()));
-  if (::connect(socket.get(), place.get(), place.size) != 0) {
-    if (errno != EINPROGRESS) return fail("connect to", name);
-    GODWIT_TRY(finish_connect(socket.get(), name, deadline_ns));
-  }
+  if (auto connected = connect_until(socket.get(), place, deadline_ns); !connected)
+    return fail("connect to", name, connected.error().code,
+                "does the target run, and can this host reach it?");
   GODWIT_TRY(set_blocking(socket.get()));
   return socket;
 }

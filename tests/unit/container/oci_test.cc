@@ -165,15 +165,5 @@ TEST_F(Oci, PutsTheContainersOwnPrivilegesIntoRuncsState) {
   EXPECT_FALSE(state_with_own_process("5", *own));
 }
 
-TEST(Names, AreCheckedBeforeTheyBecomePaths) {
-  EXPECT_TRUE(check_name("id", "a"));
-  EXPECT_TRUE(check_name("id", "Redis_1.main-2"));
-  EXPECT_TRUE(check_name("id", std::string(64, 'a')));
-  for (const std::string name : {"", ".", "..", "-a", "a/b", "a b", "a\n", "\xc3\xa4"})
-    EXPECT_FALSE(check_name("id", name)) << name;
-  EXPECT_FALSE(check_name("id", std::string(65, 'a')));
-  EXPECT_FALSE(check_name("id", std::string("a\0b", 3)));
-}
-
 }  // namespace
 }  // namespace godwit::runtime

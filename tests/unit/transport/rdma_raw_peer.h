@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/socket_address.h"
 #include "tests/unit/transport/links.h"
-#include "transport/address.h"
 #include "transport/rdma/connection.h"
 #include "transport/rdma/rdma_endpoint.h"
 #include "transport/rdma/wire.h"

@@ -1,0 +1,38 @@
+#include "engine/host/host.h"
+
+#include <spdlog/spdlog.h>
+
+namespace godwit::engine {
+
+Host::Host(KeeperOptions options)
+    : options(std::move(options)),
+      runc(runc_root(this->options.root), bundles_root(this->options.root), this->options.name),
+      network(network_root(this->options.root), this->options.cni_plugins),
+      store(this->options.root) {}
+
+model::AgentSettings Host::settings() const {
+  model::AgentSettings settings;
+  settings.set_name(options.name);
+  settings.set_root(options.root);
+  settings.set_bridge(options.bridge);
+  settings.set_cni_plugins(options.cni_plugins);
+  settings.set_listen_address(options.listen);
+  settings.set_fault(options.fault);
+  settings.set_rdma(options.rdma);
+  return settings;
+}
+
+runtime::NetworkSpec Host::network_spec(const model::ContainerRecord& record) const {
+  return {.container_id = record.id(),
+          .address = record.address(),
+          .mac = record.mac(),
+          .bridge = options.bridge,
+          .gateway = record.gateway(),
+          .mtu = 0};
+}
+
+void log_failure(const std::string& id, const Result<void>& result) {
+  if (!result) spdlog::error("{}: {}", id, result.error().to_string());
+}
+
+}  // namespace godwit::engine

@@ -1,0 +1,117 @@
+#include "engine/host/keeper.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "engine/host/arrivals.h"
+#include "engine/host/control_listener.h"
+#include "engine/host/departures.h"
+#include "engine/host/host.h"
+#include "engine/host/lifecycle.h"
+#include "engine/host/logs.h"
+#include "engine/host/recovery.h"
+#include "engine/host/workers.h"
+
+namespace godwit::engine {
+
+namespace {
+// A migration that is cancelled has to thaw its container, or to finish its commit.
+constexpr auto kWorkersEndIn = std::chrono::seconds(10);
+}  // namespace
+
+Keeper::Keeper(KeeperOptions options)
+    : host_(std::make_unique<Host>(std::move(options))),
+      workers_(std::make_unique<Workers>()),
+      lifecycle_(std::make_unique<Lifecycle>(*host_)),
+      arrivals_(std::make_unique<Arrivals>(*host_, *workers_, *lifecycle_)),
+      recovery_(std::make_unique<Recovery>(*host_, *lifecycle_, *arrivals_)),
+      departures_(std::make_unique<Departures>(*host_, *workers_, *recovery_)) {}
+
+Keeper::~Keeper() = default;
+
+const KeeperOptions& Keeper::options() const {
+  return host_->options;
+}
+
+Result<void> Keeper::start() {
+  const std::string& root = host_->options.root;
+  std::error_code error;
+  std::filesystem::create_directories(root, error);
+  if (error) return fail("make the directory", root, error.value());
+  GODWIT_ASSIGN(root_lock_, open_file(root + "/lock", O_RDWR | O_CREAT, 0600));
+  if (::flock(root_lock_.get(), LOCK_EX | LOCK_NB) != 0)
+    return fail("lock", root, errno, "another godwitd uses this root");
+  for (const std::string& directory : {runc_root(root), bundles_root(root), network_root(root)}) {
+    std::filesystem::create_directories(directory, error);
+    if (error) return fail("make the directory", directory, error.value());
+  }
+  GODWIT_TRY(lifecycle_->start());
+  GODWIT_TRY(host_->store.load());
+  recovery_->recover_all();
+  GODWIT_ASSIGN(listener_,
+                ControlListener::start(host_->options.listen, [this](Fd connection, const std::string& peer) {
+                  arrivals_->receive(std::move(connection), peer);
+                }));
+  return {};
+}
+
+void Keeper::shut_down() {
+  ending_ = true;
+  if (listener_) listener_->stop_accepting();
+  if (const size_t left = workers_->end(kWorkersEndIn); left != 0)
+    spdlog::warn("{} sessions go on without this agent; the next one settles them", left);
+  remove_empty_cgroups();
+}
+
+// The cgroup that holds those of the containers, in each hierarchy. One that still holds any cannot be
+// removed.
+void Keeper::remove_empty_cgroups() const {
+  const std::filesystem::path parent = std::filesystem::path(host_->runc.cgroup("any")).parent_path();
+  const std::filesystem::path mounts = "/sys/fs/cgroup";
+  ::rmdir((mounts / parent).c_str());
+  std::error_code error;
+  for (const auto& hierarchy : std::filesystem::directory_iterator(mounts, error))
+    if (hierarchy.is_directory(error)) ::rmdir((hierarchy.path() / parent).c_str());
+}
+
+Reply<StoredContainer> Keeper::run(const model::ContainerRecord& record) {
+  return lifecycle_->run(record);
+}
+
+std::vector<StoredContainer> Keeper::list() const {
+  return host_->store.list();
+}
+
+Reply<ExitStatus> Keeper::stop(const std::string& id, int64_t grace_ms) {
+  return lifecycle_->stop(id, grace_ms);
+}
+
+Reply<void> Keeper::remove(const std::string& id, bool force) {
+  return lifecycle_->remove(id, force);
+}
+
+Reply<CommandOutcome> Keeper::execute(const std::string& id, const std::vector<std::string>& command) {
+  return lifecycle_->execute(id, command);
+}
+
+Reply<void> Keeper::logs(const std::string& id, bool follow,
+                         const std::function<bool(const std::string&)>& deliver,
+                         const std::function<bool()>& cancelled) {
+  return read_logs(*host_, id, follow, deliver, [&] { return ending_ || cancelled(); });
+}
+
+Reply<void> Keeper::migrate(const std::string& id, const std::string& target,
+                            const model::MigrationGoals& goals, const Feed& feed,
+                            const std::function<bool()>& cancelled) {
+  return departures_->migrate(id, target, goals, feed, cancelled);
+}
+
+Reply<model::CheckOutcome> Keeper::check(const std::string& id) {
+  return departures_->check(id);
+}
+
+}  // namespace godwit::engine
