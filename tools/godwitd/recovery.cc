@@ -8,6 +8,7 @@
 #include "engine/inquiry.h"
 #include "engine/journal.h"
 #include "runtime/container/freezer.h"
+#include "runtime/network/leftovers.h"
 #include "tools/godwitd/agent.h"
 #include "tools/godwitd/worker_mark.h"
 
@@ -115,7 +116,7 @@ Result<void> Agent::make_run_again(const ContainerRecord& record) {
   tell(record.id(), runc_.update(record.id(), {.memory_bytes = record.memory_limit_bytes(),
                                                .cpu_millis = record.cpu_millis()}));
   if (const auto attachment = network_.find(record.id()))
-    tell(record.id(), runtime::open_port(*attachment));
+    tell(record.id(), runtime::unpark_leftovers(*attachment));
   else
     tell(record.id(), std::unexpected(attachment.error()));
   const auto stored = store_.find(record.id());
@@ -134,7 +135,7 @@ Result<void> Agent::make_run_again(const ContainerRecord& record) {
 void Agent::finish_departure(const ContainerRecord& record, const std::string& target,
                              const std::string& session) {
   const std::string& id = record.id();
-  if (const auto attachment = network_.find(id)) tell(id, runtime::hold_port(*attachment));
+  if (const auto attachment = network_.find(id)) tell(id, runtime::hold_leftovers(*attachment));
   if (const auto pid = runc_.init_pid(id)) {
     auto freezer = runtime::Freezer::open(*pid);
     tell(id, freezer ? freezer->freeze() : Result<void>(std::unexpected(freezer.error())));
