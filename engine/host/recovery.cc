@@ -9,6 +9,7 @@
 #include "engine/inquiry.h"
 #include "engine/journal.h"
 #include "runtime/container/freezer.h"
+#include "runtime/network/leftovers.h"
 
 namespace godwit::engine {
 
@@ -110,7 +111,7 @@ Result<void> Recovery::make_run_again(const ContainerRecord& record) {
   log_failure(record.id(), host_.runc.update(record.id(), {.memory_bytes = record.memory_limit_bytes(),
                                                            .cpu_millis = record.cpu_millis()}));
   if (const auto attachment = host_.network.find(record.id()))
-    log_failure(record.id(), runtime::open_port(*attachment));
+    log_failure(record.id(), runtime::unpark_leftovers(*attachment));
   else
     log_failure(record.id(), std::unexpected(attachment.error()));
   const auto stored = host_.store.find(record.id());
@@ -129,7 +130,7 @@ Result<void> Recovery::make_run_again(const ContainerRecord& record) {
 void Recovery::finish_departure(const ContainerRecord& record, const std::string& target,
                                 const std::string& session) {
   const std::string& id = record.id();
-  if (const auto attachment = host_.network.find(id)) log_failure(id, runtime::hold_port(*attachment));
+  if (const auto attachment = host_.network.find(id)) log_failure(id, runtime::hold_leftovers(*attachment));
   if (const auto pid = host_.runc.init_pid(id)) {
     auto freezer = runtime::Freezer::open(*pid);
     log_failure(id, freezer ? freezer->freeze() : Result<void>(std::unexpected(freezer.error())));

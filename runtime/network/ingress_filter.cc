@@ -1,6 +1,7 @@
 #include "runtime/network/ingress_filter.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
@@ -9,8 +10,11 @@
 
 #include <array>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "runtime/network/bpf.h"
+#include "runtime/network/namespace.h"
 
 namespace godwit::runtime {
 namespace {
@@ -18,20 +22,6 @@ namespace {
 // The first preference there is, and a number by which the filter is found again.
 constexpr uint32_t kPreference = 1;
 constexpr uint32_t kHandle = 0x60d;
-
-// bpf-helpers(7), bpf_tail_call: if slot 0 is empty, execution goes on behind the call.
-Result<Fd> load_door(int program_array) {
-  const std::array<bpf_insn, 6> code = {
-      // NOLINTNEXTLINE(misc-redundant-expression): the fields of a code are named even where they are zero
-      bpf_insn{BPF_LD | BPF_DW | BPF_IMM, 2, BPF_PSEUDO_MAP_FD, 0, program_array},
-      bpf_insn{0, 0, 0, 0, 0},
-      bpf_insn{BPF_ALU64 | BPF_MOV | BPF_K, 3, 0, 0, 0},
-      bpf_insn{BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_tail_call},
-      bpf_insn{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, kIngressNext},
-      bpf_insn{BPF_JMP | BPF_EXIT, 0, 0, 0, 0},
-  };
-  return load_program(code, "door");
-}
 
 tcmsg ingress_header(uint32_t interface) {
   tcmsg header{};
@@ -57,7 +47,7 @@ Result<void> need_clsact(Netlink& netlink, uint32_t interface, const std::string
   return made;
 }
 
-// Replaces what a killed process left.
+// Replaces what is left there.
 Result<void> add_filter(Netlink& netlink, uint32_t interface, int program, const std::string& name) {
   NetlinkMessage message(RTM_NEWTFILTER, NLM_F_CREATE);
   message.header(ingress_header(interface))
@@ -74,11 +64,24 @@ Result<void> add_filter(Netlink& netlink, uint32_t interface, int program, const
   return added;
 }
 
-Result<void> delete_filter(Netlink& netlink, uint32_t interface) {
+Result<void> delete_filter(Netlink& netlink, uint32_t interface, const std::string& name) {
   NetlinkMessage message(RTM_DELTFILTER, 0);
   message.header(ingress_header(interface)).text(TCA_KIND, "bpf");
-  return netlink.request(std::move(message), "detach the packet filter of",
-                         "interface " + std::to_string(interface));
+  auto deleted = netlink.request(std::move(message), "detach the packet filter of", name);
+  if (deleted) return deleted;
+  // No such filter; no clsact qdisc, or a foreign filter in its place; a kernel without traffic control.
+  const int code = deleted.error().code;
+  if (code == ENOENT || code == EINVAL || code == EOPNOTSUPP) return {};
+  return deleted;
+}
+
+Result<void> remove_tcx(uint32_t interface, const std::string& name) {
+  GODWIT_ASSIGN(const auto programs, find_tcx_ingress(kProgramPrefix, interface, name));
+  for (const Fd& program : programs) {
+    auto detached = detach_tcx_ingress(program.get(), interface, name);
+    if (!detached && detached.error().code != ENOENT) return detached;
+  }
+  return {};
 }
 
 }  // namespace
@@ -96,7 +99,7 @@ Result<void> try_ingress_method(IngressMethod method) {
       if (::unshare(CLONE_NEWNET) != 0) return fail("make", "a network namespace");
       constexpr std::array<bpf_insn, 2> kPass = {bpf_insn{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, kIngressNext},
                                                  bpf_insn{BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
-      GODWIT_ASSIGN(const Fd program, load_program(kPass, "pass"));
+      GODWIT_ASSIGN(const Fd program, load_program(kPass, "godwit_pass"));
       GODWIT_ASSIGN(const auto filter, IngressFilter::attach(program.get(), kLoopback, "lo", method));
       return {};
     }();
@@ -107,36 +110,58 @@ Result<void> try_ingress_method(IngressMethod method) {
 
 Result<IngressFilter> IngressFilter::attach_classic(int program, uint32_t interface,
                                                     const std::string& name) {
-  GODWIT_ASSIGN(Fd array, make_program_array(program));
-  GODWIT_ASSIGN(const Fd door, load_door(array.get()));
   GODWIT_ASSIGN(Netlink netlink, Netlink::open());
   GODWIT_TRY(need_clsact(netlink, interface, name));
-  GODWIT_TRY(add_filter(netlink, interface, door.get(), name));
-  return IngressFilter(std::move(array), std::move(netlink), interface);
+  GODWIT_TRY(add_filter(netlink, interface, program, name));
+  return IngressFilter(Fd(), Fd(), std::move(netlink), interface);
+}
+
+Result<IngressFilter> IngressFilter::attach_tcx(int program, uint32_t interface, const std::string& name) {
+  GODWIT_ASSIGN(Fd kept, duplicate(program));
+  GODWIT_ASSIGN(Fd network_namespace, open_file("/proc/thread-self/ns/net", O_RDONLY));
+  GODWIT_TRY(remove_tcx(interface, name));
+  GODWIT_TRY(attach_tcx_ingress(program, interface, name));
+  return IngressFilter(std::move(kept), std::move(network_namespace), std::nullopt, interface);
 }
 
 Result<IngressFilter> IngressFilter::attach(int program, uint32_t interface, const std::string& name,
                                             IngressMethod method) {
-  if (method == IngressMethod::kClassic) return attach_classic(program, interface, name);
-  GODWIT_ASSIGN(Fd link, link_tcx_ingress(program, interface, name));
-  return IngressFilter(std::move(link), std::nullopt, interface);
+  return method == IngressMethod::kClassic ? attach_classic(program, interface, name)
+                                           : attach_tcx(program, interface, name);
 }
 
 IngressFilter& IngressFilter::operator=(IngressFilter&& other) noexcept {
   if (this == &other) return *this;
   detach();
-  life_ = std::move(other.life_);
-  netlink_ = std::move(other.netlink_);
+  program_ = std::move(other.program_);
+  network_namespace_ = std::move(other.network_namespace_);
+  netlink_ = std::exchange(other.netlink_, std::nullopt);
   interface_ = other.interface_;
   return *this;
 }
 
+// It fails where the interface is gone, or somebody detached the program: then it is off all the same.
 void IngressFilter::detach() {
-  if (!life_.valid()) return;
-  // It fails where the interface is gone, or somebody deleted the filter: then it is off all the same.
-  if (netlink_) (void)delete_filter(*netlink_, interface_);
-  life_.reset();
+  const std::string name = "interface " + std::to_string(interface_);
+  if (netlink_) (void)delete_filter(*netlink_, interface_, name);
+  if (program_.valid())
+    (void)run_in_network_namespace(network_namespace_, name,
+                                   [&] { return detach_tcx_ingress(program_.get(), interface_, name); });
+  leave();
+}
+
+void IngressFilter::leave() {
+  program_.reset();
+  network_namespace_.reset();
   netlink_.reset();
+}
+
+Result<void> remove_ingress_filters(uint32_t interface, const std::string& name) {
+  if (best_ingress_method() == IngressMethod::kTcx) {
+    GODWIT_TRY(remove_tcx(interface, name));
+  }
+  GODWIT_ASSIGN(Netlink netlink, Netlink::open());
+  return delete_filter(netlink, interface, name);
 }
 
 }  // namespace godwit::runtime

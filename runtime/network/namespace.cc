@@ -10,8 +10,6 @@
 
 #include <thread>
 
-#include "base/fd.h"
-
 namespace godwit::runtime {
 namespace {
 
@@ -62,8 +60,14 @@ Result<void> remove_network_namespace(const std::string& path) {
 
 Result<void> run_in_network_namespace(const std::string& path, const std::function<Result<void>()>& work) {
   GODWIT_ASSIGN(const Fd target, open_file(path, O_RDONLY));
+  return run_in_network_namespace(target, path, work);
+}
+
+Result<void> run_in_network_namespace(const Fd& network_namespace, const std::string& name,
+                                      const std::function<Result<void>()>& work) {
   return on_a_thread([&]() -> Result<void> {
-    if (::setns(target.get(), CLONE_NEWNET) != 0) return fail("enter the network namespace", path);
+    if (::setns(network_namespace.get(), CLONE_NEWNET) != 0)
+      return fail("enter the network namespace of", name);
     return work();
   });
 }

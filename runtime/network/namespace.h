@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "base/fd.h"
 #include "base/result.h"
 
 namespace godwit::runtime {
@@ -17,5 +18,7 @@ Result<void> remove_network_namespace(const std::string& path);
 // Runs `work` on a thread of its own inside the namespace and waits for it. Sockets opened there belong to
 // that namespace for good (setns(2)).
 Result<void> run_in_network_namespace(const std::string& path, const std::function<Result<void>()>& work);
+Result<void> run_in_network_namespace(const Fd& network_namespace, const std::string& name,
+                                      const std::function<Result<void>()>& work);
 
 }  // namespace godwit::runtime

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/if_bridge.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,9 +23,6 @@ namespace {
 
 using nlohmann::json;
 
-// Not DISABLED, which any carrier event ends, nor BLOCKING, which the kernel turns into forwarding at once
-// where no STP runs: a listening port forwards nothing, learns nothing and stays as it is.
-constexpr uint8_t kHeldState = BR_STATE_LISTENING;
 
 std::string namespace_path(const std::string& directory, const std::string& id) {
   return directory + "/" + id;
@@ -73,12 +69,13 @@ Result<void> move_port(const Attachment& attachment, bool held) {
       bpf_insn{
           .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = kIngressDrop},
       bpf_insn{.code = BPF_JMP | BPF_EXIT, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0}};
-  GODWIT_ASSIGN(const Fd program, load_program(kDropAll, "drop all"));
+  GODWIT_ASSIGN(const Fd program, load_program(kDropAll, "godwit_drop"));
   GODWIT_ASSIGN(const auto filter, IngressFilter::attach(program.get(), index, port));
   GODWIT_TRY(set_link_master(netlink, index, bridge, port));
   GODWIT_TRY(set_link_up(netlink, index, port));
-  if (!held) return {};
-  return set_port_state(netlink, index, kHeldState, port);
+  // Said to an open port too: a bridge that will not have it is refused now, not at the end of a migration.
+  GODWIT_ASSIGN(Port bridge_port, Port::prepare(attachment));
+  return held ? bridge_port.hold() : bridge_port.open();
 }
 
 Result<void> record(const std::string& path, const Attachment& attachment) {
@@ -89,12 +86,6 @@ Result<void> record(const std::string& path, const Attachment& attachment) {
                      {"address", attachment.address},
                      {"mac", attachment.mac}};
   return replace_file_durably(path, text.dump() + "\n");
-}
-
-Result<void> set_state_of(const Attachment& attachment, uint8_t state) {
-  GODWIT_ASSIGN(Netlink netlink, Netlink::open());
-  GODWIT_ASSIGN(const uint32_t index, interface_index(attachment.host_interface));
-  return set_port_state(netlink, index, state, attachment.host_interface);
 }
 
 }  // namespace
@@ -174,14 +165,6 @@ Result<Attachment> Network::find(const std::string& container_id) const {
   if (attachment.network_namespace.empty() || attachment.host_interface.empty() || attachment.mac.empty())
     return refuse("read the attachment", path, "the record is damaged: detach and attach the container");
   return attachment;
-}
-
-Result<void> hold_port(const Attachment& attachment) {
-  return set_state_of(attachment, kHeldState);
-}
-
-Result<void> open_port(const Attachment& attachment) {
-  return set_state_of(attachment, BR_STATE_FORWARDING);
 }
 
 }  // namespace godwit::runtime

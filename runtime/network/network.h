@@ -14,10 +14,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "runtime/network/address.h"
+#include "runtime/network/netlink.h"
 
 namespace godwit::runtime {
 
@@ -47,7 +50,8 @@ class Network {
   // EEXIST if the container is attached already (or a killed run left it): detach first. A failure leaves
   // nothing behind. Takes 50-200 ms: the plugins are programs.
   Result<Attachment> attach(const NetworkSpec& spec, bool held);
-  // Removes the interfaces, the namespace and the record, also what an attach() that was killed left.
+  // Removes the interfaces, the namespace and the record, also what an attach() that was killed left, and
+  // what parking left: it is at the interfaces and goes with them.
   Result<void> detach(const NetworkSpec& spec);
   // The attachment as attach() recorded it; ENOENT if there is none. Survives a restart of the agent.
   [[nodiscard]] Result<Attachment> find(const std::string& container_id) const;
@@ -57,8 +61,30 @@ class Network {
   std::string plugin_directory_;
 };
 
-// Bridge port state of the host interface: held ports neither send nor receive. One netlink message. The
-// bridge must not run STP in the kernel (EBUSY). Neither carrier changes nor new ports open a held port.
+// The bridge port of the host interface. A held port neither sends nor receives; neither carrier changes nor
+// new ports open it. Not thread-safe.
+//
+// prepare() opens and looks up all that open() and hold() need, so that each of them is one message to the
+// kernel. What is left to fail is the kernel's: the interface is gone (ENODEV) or has no carrier (ENETDOWN),
+// or somebody has switched STP on (EBUSY; attach() refuses a bridge that runs STP in the kernel).
+class Port {
+ public:
+  static Result<Port> prepare(const Attachment& attachment);
+  Result<void> open();
+  Result<void> hold();
+  // The bridge forgets that the container is at this port; else it would send frames into the held port until
+  // it hears the container elsewhere. Where it has heard it already there is nothing to do.
+  Result<void> forget_container();
+
+ private:
+  Port(Netlink netlink, uint32_t index, MacAddress mac, std::string interface)
+      : netlink_(std::move(netlink)), index_(index), mac_(mac), interface_(std::move(interface)) {}
+  Netlink netlink_;
+  uint32_t index_;
+  MacAddress mac_;
+  std::string interface_;
+};
+// Port::prepare() and one of the others.
 Result<void> hold_port(const Attachment& attachment);
 Result<void> open_port(const Attachment& attachment);
 

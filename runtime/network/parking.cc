@@ -1,9 +1,6 @@
 #include "runtime/network/parking.h"
 
 #include <fcntl.h>
-#include <linux/if_bridge.h>
-#include <linux/neighbour.h>
-#include <linux/rtnetlink.h>
 #include <net/ethernet.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -19,6 +16,7 @@
 #include "runtime/network/bpf.h"
 #include "runtime/network/grace.h"
 #include "runtime/network/ingress_filter.h"
+#include "runtime/network/leftovers.h"
 #include "runtime/network/namespace.h"
 #include "runtime/network/netlink.h"
 #include "runtime/network/parking_programs.h"
@@ -71,11 +69,10 @@ class SharedState {
 
 class BpfParkingLot final : public ParkingLot {
  public:
-  BpfParkingLot(Attachment attachment, MacAddress mac, uint32_t host_index, uint32_t mtu, Tap tap,
-                SharedState state)
+  BpfParkingLot(Attachment attachment, MacAddress mac, Port port, uint32_t mtu, Tap tap, SharedState state)
       : attachment_(std::move(attachment)),
         mac_(mac),
-        host_index_(host_index),
+        port_(std::move(port)),
         tap_(std::move(tap)),
         state_(std::move(state)),
         // A VLAN tag or two fit beside the header.
@@ -83,8 +80,10 @@ class BpfParkingLot final : public ParkingLot {
   BpfParkingLot(const BpfParkingLot&) = delete;
   BpfParkingLot& operator=(const BpfParkingLot&) = delete;
   ~BpfParkingLot() override {
+    if (state_.sealed()) stay_sealed();
     // Whatever unpark() could not do, the end of the filters below does: packets flow again.
-    if (!state_.open() && !state_.sealed()) (void)unpark({});
+    else if (!state_.open())
+      (void)unpark({});
     container_filter_.detach();
   }
 
@@ -110,11 +109,11 @@ class BpfParkingLot final : public ParkingLot {
   Result<bool> drain_in_order();
   Result<void> drain_unordered();
   [[nodiscard]] bool frame_arrives() const;
-  Result<void> forget_place();
+  void stay_sealed();
 
   Attachment attachment_;
   MacAddress mac_;
-  uint32_t host_index_;
+  Port port_;
   Tap tap_;
   SharedState state_;
   std::vector<std::byte> buffer_;
@@ -126,9 +125,17 @@ class BpfParkingLot final : public ParkingLot {
   IngressFilter container_filter_;
 };
 
+// The container is not this process's to open any more: the programs stay, as after its death.
+void BpfParkingLot::stay_sealed() {
+  container_filter_.leave();
+  host_filter_.leave();
+}
+
 // The container's program is attached last and detached first: while it sends frames back, the one that
 // catches them is there.
 Result<void> BpfParkingLot::attach(int state_map, IngressMethod method) {
+  GODWIT_TRY(remove_park_programs(attachment_));
+  GODWIT_ASSIGN(const uint32_t host_index, interface_index(attachment_.host_interface));
   uint32_t container_index = 0;
   const auto find_index = [&]() -> Result<void> {
     GODWIT_ASSIGN(container_index, interface_index(attachment_.container_interface));
@@ -137,11 +144,11 @@ Result<void> BpfParkingLot::attach(int state_map, IngressMethod method) {
   GODWIT_TRY(run_in_network_namespace(attachment_.network_namespace, find_index));
   GODWIT_ASSIGN(
       const ParkPrograms programs,
-      load_park_programs(
-          state_map, {.container = container_index, .host = host_index_, .tap = tap_.index, .mac = mac_}));
+      load_park_programs(state_map,
+                         {.container = container_index, .host = host_index, .tap = tap_.index, .mac = mac_}));
   GODWIT_ASSIGN(tap_filter_, IngressFilter::attach(programs.tap.get(), tap_.index, tap_.name, method));
   GODWIT_ASSIGN(host_filter_,
-                IngressFilter::attach(programs.host.get(), host_index_, attachment_.host_interface, method));
+                IngressFilter::attach(programs.host.get(), host_index, attachment_.host_interface, method));
   return run_in_network_namespace(attachment_.network_namespace, [&]() -> Result<void> {
     GODWIT_ASSIGN(container_filter_, IngressFilter::attach(programs.container.get(), container_index,
                                                            attachment_.container_interface, method));
@@ -265,39 +272,23 @@ Result<void> BpfParkingLot::unpark(const std::vector<std::vector<std::byte>>& un
   return {};
 }
 
-// Otherwise the bridge would send frames into the held port until it hears the container elsewhere. If it has
-// heard it already, the entry is not at our port, and there is nothing to do.
-Result<void> BpfParkingLot::forget_place() {
-  GODWIT_ASSIGN(Netlink netlink, Netlink::open());
-  ndmsg entry{};
-  entry.ndm_family = AF_BRIDGE;
-  entry.ndm_ifindex = static_cast<int>(host_index_);
-  entry.ndm_flags = NTF_MASTER;
-  NetlinkMessage message(RTM_DELNEIGH, 0);
-  message.header(entry).attribute(NDA_LLADDR, mac_.data(), mac_.size());
-  auto forgotten = netlink.request(std::move(message), "forget the address of the container at",
-                                   attachment_.host_interface);
-  if (!forgotten && forgotten.error().code == ENOENT) return {};
-  return forgotten;
-}
-
 Result<void> BpfParkingLot::forward_elsewhere() {
   GODWIT_TRY(seal());
-  GODWIT_TRY(hold_port(attachment_));
-  return forget_place();
+  GODWIT_TRY(port_.hold());
+  return port_.forget_container();
 }
 
 }  // namespace
 
 Result<std::unique_ptr<ParkingLot>> ParkingLot::prepare(const Attachment& attachment, IngressMethod method) {
   GODWIT_ASSIGN(const MacAddress mac, parse_mac(attachment.mac));
-  GODWIT_ASSIGN(const uint32_t host_index, interface_index(attachment.host_interface));
+  GODWIT_ASSIGN(Port port, Port::prepare(attachment));
   GODWIT_ASSIGN(const uint32_t mtu, interface_mtu(attachment.host_interface));
   GODWIT_ASSIGN(Tap tap, make_tap(mac, mtu, kParkedFramesMax));
   GODWIT_ASSIGN(const Fd map, make_shared_value(sizeof(ParkState)));
   GODWIT_ASSIGN(SharedState state, SharedState::map(map.get()));
-  auto lot =
-      std::make_unique<BpfParkingLot>(attachment, mac, host_index, mtu, std::move(tap), std::move(state));
+  auto lot = std::make_unique<BpfParkingLot>(attachment, mac, std::move(port), mtu, std::move(tap),
+                                             std::move(state));
   GODWIT_TRY(lot->attach(map.get(), method));
   return lot;
 }

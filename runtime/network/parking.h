@@ -17,8 +17,11 @@
 // when the socket's lock is released, so by the first getsockopt(2) on it.) Fragments of a datagram whose
 // other fragments came before park() are lost; TCP sends none, and UDP may lose.
 //
-// If this process dies, the kernel switches the programs off, and packets flow to the container again
-// (runtime/network/ingress_filter.h).
+// The programs and the word belong to the interfaces (runtime/network/ingress_filter.h). If this process
+// dies, at whatever moment and whoever else dies with it, they stay as they are: from park() on no frame gets
+// into the container, and from seal() on none leaves it, until the agent says which way it ends
+// (runtime/network/leftovers.h). Only what is collected ends with the process: the tap goes, and frames are
+// dropped.
 //
 // At the target deliver() sends a frame out of the host interface of the attachment, straight to the
 // container, past the bridge (so that the bridge does not learn the client's address on the wrong port).
@@ -51,21 +54,25 @@ struct ParkingStatistics {
 class ParkingLot {
  public:
   // Makes the tap and attaches the programs, which let everything pass for now. In the network namespace of
-  // the host (the caller's). Milliseconds; the container notices nothing.
+  // the host (the caller's). Milliseconds; the container notices nothing. The caller says by it that the
+  // container runs here and has no other lot: programs that a dead worker left are removed first.
   static Result<std::unique_ptr<ParkingLot>> prepare(const Attachment& attachment,
                                                      IngressMethod method = best_ingress_method());
-  virtual ~ParkingLot() = default;  // unparks if parked and not sealed, removes the tap
+  // Removes the tap. Unparks and removes the programs, but not of a sealed lot: its programs stay as after a
+  // death.
+  virtual ~ParkingLot() = default;
   // After it no frame gets into the container's network stack. Tens of microseconds.
   virtual Result<void> park() = 0;
-  // The container's own frames are stopped too: called at the commit, before it is let go. Only while parked.
-  // One store. Ends with this object (or process): call forward_elsewhere() soon after.
+  // The container's own frames are stopped too: called at the commit, before it is let go. One store, which
+  // cannot fail; refused only if not parked. Outlives this object and process.
   virtual Result<void> seal() = 0;
   // The migration failed: back to normal, `unsent` frames are delivered locally first, then what is still
   // parked, in order; packets that come meanwhile queue behind. Under a stream that keeps pace with that,
   // order is given up after 50 ms. The container is open again whatever the result is. Ends a seal().
   virtual Result<void> unpark(const std::vector<std::vector<std::byte>>& unsent) = 0;
   // The migration succeeded, and the target has announced the address: this host's bridge forgets the old
-  // place and the port is held, for good. Frames that arrived before are readable until destruction.
+  // place and the port is held, for good. By a socket that prepare() opened. Frames that arrived before are
+  // readable until destruction.
   virtual Result<void> forward_elsewhere() = 0;
   // poll(2)able; read_frame returns nothing when there is none. Frames that are not for the container
   // (floods) are dropped; broadcasts and multicasts are for it too.

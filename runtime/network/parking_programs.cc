@@ -107,7 +107,7 @@ Result<Fd> container_program(int map, const ParkInterfaces& interfaces) {
   code.store(BPF_W, kPacket, offsetof(__sk_buff, mark), 1);
   code.place(pass);
   code.leave_with(kIngressNext);
-  return code.load_program("park: container");
+  return code.load_program("godwit_inside");
 }
 
 Result<Fd> host_program(int map, const ParkInterfaces& interfaces) {
@@ -141,7 +141,7 @@ Result<Fd> host_program(int map, const ParkInterfaces& interfaces) {
   code.redirect(interfaces.tap);
   code.place(pass);
   code.leave_with(kIngressNext);
-  return code.load_program("park: host");
+  return code.load_program("godwit_outside");
 }
 
 // Straight into the container's namespace, in the same run of the kernel's receive path: when write(2) to the
@@ -151,7 +151,7 @@ Result<Fd> tap_program(const ParkInterfaces& interfaces) {
   code.set(2, kInjectedMark);
   code.store(BPF_W, 1, offsetof(__sk_buff, mark), 2);
   code.redirect(interfaces.host, BPF_FUNC_redirect_peer);
-  return code.load_program("park: tap");
+  return code.load_program("godwit_tap");
 }
 
 }  // namespace

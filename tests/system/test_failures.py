@@ -1,5 +1,6 @@
 """Whatever fails before the commit, at whatever step: the container runs on at the source, its client stays
-connected, nothing is lost, the target keeps nothing, and one line says why."""
+connected, nothing is lost, the target keeps nothing, and one line says why. After the commit it runs on at the target, and
+the client stays connected too."""
 
 import os
 import signal
@@ -94,6 +95,17 @@ class Failures(LabCase):
 
     def test_malformed_messages_from_the_target(self):
         self.strike("b", TARGET_STEPS, "garbage")
+
+    def test_source_worker_killed_after_the_decision(self):
+        """The container moves, and its frozen remains have taken nothing that was meant for it."""
+        self.restart("a", "source.committed:kill")
+        self.attempt()
+        wait_for(lambda: self.lab.agents["b"].containers().get("redis", {}).get("state") == "running",
+                 "the container to run at the target")
+        self.client.mark()
+        wait_for(self.has_answered, "answers of the container")
+        wait_for(lambda: not self.lab.agents["a"].containers(), "the source to remove what remains")
+        self.finish()
 
     def test_cable_pulled(self):
         for step in ("target.round0", "target.round", "target.frozen", "target.complete"):

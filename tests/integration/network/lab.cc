@@ -150,6 +150,28 @@ void receive_numbers(const Fd& socket, int quiet_ms, std::vector<uint32_t>& numb
   }
 }
 
+Result<TcpPair> connect_tcp(const std::string& server_namespace, const std::string& client_namespace) {
+  TcpPair pair;
+  Fd listener;
+  const sockaddr_in address = container_socket_address(kContainerAddress);
+  GODWIT_TRY(run_in_network_namespace(server_namespace, [&]() -> Result<void> {
+    listener = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+        ::listen(listener.get(), 1) != 0)
+      return fail("listen", "in the container");
+    return {};
+  }));
+  GODWIT_TRY(run_in_network_namespace(client_namespace, [&]() -> Result<void> {
+    pair.client = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::connect(pair.client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+      return fail("connect", "to the container");
+    return {};
+  }));
+  pair.server = Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!pair.server.valid()) return fail("accept", "in the container");
+  return pair;
+}
+
 Result<Sniffer> Sniffer::open(const std::string& interface) {
   Sniffer sniffer;
   sniffer.socket_ = Fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, htons(ETH_P_ALL)));

@@ -72,6 +72,14 @@ class NumberedStream {
 void receive_numbers(const Fd& socket, int quiet_ms, std::vector<uint32_t>& numbers,
                      int64_t most_ms = 10'000);
 
+struct TcpPair {
+  Fd server;
+  Fd client;
+};
+
+// A connection from the client to port kPort of the container.
+Result<TcpPair> connect_tcp(const std::string& server_namespace, const std::string& client_namespace);
+
 // Counts frames whose source address is `mac` on an interface, both ways.
 class Sniffer {
  public:

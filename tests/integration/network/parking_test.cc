@@ -1,13 +1,10 @@
 #include "runtime/network/parking.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <netinet/tcp.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +13,7 @@
 
 #include "runtime/network/bpf.h"
 #include "runtime/network/namespace.h"
+#include "runtime/network/netlink.h"
 #include "tests/integration/network/lab.h"
 
 namespace godwit::runtime {
@@ -178,77 +176,6 @@ TEST_P(Parking, DeliveryReachesAHeldContainerWithGoodChecksums) {
   for (size_t i = 1; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], numbers[i - 1] + 1);
 }
 
-// Parks in a child until it is killed.
-pid_t park_in_a_child(const std::function<Result<void>(const std::function<Result<void>()>&)>& in_host,
-                      const Attachment& attachment, IngressMethod method) {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return -1;
-  const Fd hear(ends[0]);
-  Fd tell(ends[1]);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    (void)in_host([&]() -> Result<void> {
-      auto lot = ParkingLot::prepare(attachment, method);
-      if (!lot || !(*lot)->park()) ::_exit(1);
-      (void)!::write(tell.get(), "x", 1);
-      for (;;) ::pause();
-    });
-    ::_exit(2);
-  }
-  tell.reset();
-  char parked = 0;
-  if (::read(hear.get(), &parked, 1) == 1) return child;
-  ::waitpid(child, nullptr, 0);
-  return -1;
-}
-
-TEST_P(Parking, DeathOfTheWorkerOpensTheWay) {
-  const auto attachment = attach("a", false);
-  ASSERT_OK(attachment);
-  auto socket = receiver(attachment->network_namespace);
-  ASSERT_OK(socket);
-  std::vector<uint32_t> numbers;
-  const auto stream = [&] {
-    NumberedStream sender(place("client"));
-    sender.wait_for_more(200);
-    const uint32_t sent = sender.stop();
-    numbers.clear();
-    receive_numbers(*socket, 50, numbers);
-    return sent;
-  };
-  ASSERT_GT(stream(), 0U);
-  ASSERT_FALSE(numbers.empty());  // the client knows the hardware address from now on
-
-  const pid_t worker =
-      park_in_a_child([&](const auto& work) { return on("a", work); }, *attachment, GetParam());
-  ASSERT_GT(worker, 0);
-  EXPECT_GT(stream(), 0U);
-  EXPECT_TRUE(numbers.empty()) << "the way was open before the death";
-  ASSERT_EQ(::kill(worker, SIGKILL), 0);
-  int status = 0;
-  ASSERT_EQ(::waitpid(worker, &status, 0), worker);
-  ASSERT_TRUE(WIFSIGNALED(status));
-  sleep_ms(50);  // a program array is emptied a moment after its last descriptor was closed
-  {
-    const uint32_t sent = stream();
-    expect_all_in_order(numbers, sent);
-  }
-
-  // What the dead worker left is in nobody's way.
-  auto lot = prepare("a", *attachment);
-  ASSERT_OK(lot);
-  ASSERT_OK(on("a", [&] { return (*lot)->park(); }));
-  EXPECT_GT(stream(), 0U);
-  EXPECT_TRUE(numbers.empty());
-  ASSERT_OK(on("a", [&] { return (*lot)->unpark({}); }));
-  lot->reset();
-  receive_numbers(*socket, 50, numbers);
-  {
-    const uint32_t sent = stream();
-    expect_all_in_order(numbers, sent);
-  }
-}
-
 // What tc(8) says of an interface's classic filters.
 std::string filters_of(const std::string& network_namespace, const std::string& interface) {
   const std::string command =
@@ -261,6 +188,14 @@ std::string filters_of(const std::string& network_namespace, const std::string& 
   return text;
 }
 
+size_t tcx_programs(const std::string& interface) {
+  if (!has_tcx()) return 0;
+  const auto index = interface_index(interface);
+  if (!index) return SIZE_MAX;
+  const auto found = find_tcx_ingress("godwit", *index, interface);
+  return found ? found->size() : SIZE_MAX;
+}
+
 TEST_P(Parking, FiltersGoWithTheLot) {
   const auto attachment = attach("a", false);
   ASSERT_OK(attachment);
@@ -269,41 +204,23 @@ TEST_P(Parking, FiltersGoWithTheLot) {
     return std::array{filters_of(place("a"), attachment->host_interface),
                       filters_of(attachment->network_namespace, attachment->container_interface)};
   };
+  const auto expect_programs = [&](size_t count) {
+    ASSERT_OK(on("a", [&]() -> Result<void> {
+      EXPECT_EQ(tcx_programs(attachment->host_interface), count);
+      return {};
+    }));
+    ASSERT_OK(run_in_network_namespace(attachment->network_namespace, [&]() -> Result<void> {
+      EXPECT_EQ(tcx_programs(attachment->container_interface), count);
+      return {};
+    }));
+  };
   auto lot = prepare("a", *attachment);
   ASSERT_OK(lot);
   for (const std::string& text : show()) EXPECT_EQ(text.contains("godwit direct-action"), classic) << text;
+  expect_programs(classic ? 0 : 1);
   lot->reset();
   for (const std::string& text : show()) EXPECT_EQ(text, "");
-}
-
-struct TcpPair {
-  Fd server;
-  Fd client;
-};
-
-Result<TcpPair> connect_tcp(const std::string& server_namespace, const std::string& client_namespace) {
-  TcpPair pair;
-  Fd listener;
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(kPort);
-  ::inet_pton(AF_INET, kContainerAddress, &address.sin_addr);
-  GODWIT_TRY(run_in_network_namespace(server_namespace, [&]() -> Result<void> {
-    listener = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-        ::listen(listener.get(), 1) != 0)
-      return fail("listen", "in the container");
-    return {};
-  }));
-  GODWIT_TRY(run_in_network_namespace(client_namespace, [&]() -> Result<void> {
-    pair.client = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (::connect(pair.client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
-      return fail("connect", "to the container");
-    return {};
-  }));
-  pair.server = Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!pair.server.valid()) return fail("accept", "in the container");
-  return pair;
+  expect_programs(0);
 }
 
 TEST_P(Parking, ABulkTcpStreamLosesNothing) {
