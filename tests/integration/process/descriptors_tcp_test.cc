@@ -219,8 +219,7 @@ TEST_P(Tcp, StreamGoesOn) {
                   one.tcp().send_queue().size(), one.tcp().unsent(), one.tcp().receive_queue().size(),
                   captured - start, completed - captured);
   Topology::link("ct", "up");
-  done = (*rebuild)->finish();
-  ASSERT_TRUE(done) << done.error().to_string();
+  for (const Error& fault : (*rebuild)->finish()) ADD_FAILURE() << fault.to_string();
   replica.shared().value[0] = source.shared().value[0].load();
   replica.shared().value[1] = source.shared().value[1].load();
   ASSERT_TRUE((*receiver)->drop_scratch());

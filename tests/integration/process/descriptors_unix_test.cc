@@ -198,10 +198,11 @@ TEST_F(UnixNames, ListenersAndTheirConnectionsArrive) {
   EXPECT_EQ(open_connected(SOCK_STREAM, names_.stream, 200), 0);
   ::close(200);
   const int64_t finishing = monotonic_us();
-  done = (*rebuild)->finish();
+  const Faults faults = (*rebuild)->finish();
   std::printf("10 unix sockets: capture_frozen %ld us, complete %ld us, finish %ld us\n", captured - start,
               completed - captured, monotonic_us() - finishing);
-  ASSERT_TRUE(done) << done.error().to_string();
+  for (const Error& fault : faults) ADD_FAILURE() << fault.to_string();
+  for (const Error& fault : (*rebuild)->clean_up()) ADD_FAILURE() << fault.to_string();
   const auto after = look();
   EXPECT_NE(before.st_ctim.tv_sec * 1'000'000'000 + before.st_ctim.tv_nsec,
             after.st_ctim.tv_sec * 1'000'000'000 + after.st_ctim.tv_nsec);
