@@ -11,6 +11,7 @@
 #include <cstring>
 #include <string>
 
+#include "runtime/process/heal.h"
 #include "tests/integration/process/descriptors_rig.h"
 
 namespace godwit::runtime::test {
@@ -216,6 +217,35 @@ TEST_F(UnixNames, ListenersAndTheirConnectionsArrive) {
   replica.shared().asked = 1;
   ASSERT_TRUE(replica.wait_ready(2));
   EXPECT_EQ(replica.shared().value[0].load(), 0U) << "number of the check that failed";
+}
+
+int peek_offset(int socket) {
+  int value = -2;
+  socklen_t length = sizeof value;
+  ::getsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &value, &length);
+  return value;
+}
+
+TEST(UnixHealing, PeekOffsetsAreTakenBack) {
+  Victim victim([](Shared& shared) {
+    int ends[2];
+    ::close_range(0, ~0U, 0);
+    ::socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
+    const int offset = 0;
+    ::setsockopt(ends[0], SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset);
+    shared.value[0] = static_cast<uint64_t>(peek_offset(ends[0]));
+    shared.ready = 1;
+    while (shared.asked.load() == 0) ::sched_yield();
+    shared.failures = peek_offset(ends[0]) == -1 && peek_offset(ends[1]) == -1 ? 0 : 1;
+    shared.ready = 2;
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(victim.wait_ready());
+  EXPECT_EQ(victim.shared().value[0].load(), 0U);
+  EXPECT_TRUE(leave_repair_mode({victim.pid()}, RepairEnd::kSilently).empty());
+  victim.shared().asked = 1;
+  ASSERT_TRUE(victim.wait_ready(2));
+  EXPECT_EQ(victim.shared().failures.load(), 0U);
 }
 
 TEST_F(UnixNames, WhatLeadsNowhereIsNamed) {
