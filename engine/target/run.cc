@@ -41,7 +41,8 @@ Result<TargetSession::State> TargetSession::let_run() {
   source_.ignore_interrupts();
   auto running = timeline_.phase("cutover/run");
   GODWIT_TRY(runtime::open_port(*attachment_));
-  GODWIT_TRY(replica_->run());
+  for (const Error& fault : replica_->run())
+    spdlog::error("{}: {}", hello_.container().id(), fault.to_string());
   GODWIT_TRY(freezer_->thaw());
   running.end();
   const int64_t running_us = monotonic_us();

@@ -16,7 +16,9 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "runtime/process/after_commit.pb.h"
 #include "runtime/process/capture.h"
+#include "runtime/process/faults.h"
 #include "runtime/process/puppet.h"
 #include "runtime/process/snapshot.pb.h"
 
@@ -68,14 +70,18 @@ class DescriptorRebuild {
   virtual ~DescriptorRebuild() = default;
   // Makes ahead what will very likely be needed: opens files, makes memfds and pipes, binds listeners.
   virtual Result<void> prepare(const model::Snapshot& live) = 0;
-  // Brings every process's table to the frozen snapshot, exactly; the channel is closed in all of them. TCP
-  // sockets stay in repair mode until finish().
+  // Brings every process's table to the frozen snapshot, exactly; the channel is closed in all of them.
+  // Memfds get their seals. Whatever this host can refuse, it refuses here: only after_commit() is left.
   virtual Result<void> complete(const model::Snapshot& frozen,
                                 const std::vector<ReplicaProcess>& processes) = 0;
-  // To be called after the commit: unix sockets that are bound to a path take the place of the source's.
-  // Established TCP sockets leave repair mode; memfds get their seals (no writer may have them mapped any
-  // more).
-  virtual Result<void> finish() = 0;
+  // What finish() does, for somebody else to do if this process dies before. Valid after complete().
+  [[nodiscard]] virtual const model::AfterCommit& after_commit() const = 0;
+  // After the decision, before a thread runs: unix sockets that are bound to a path take the place of the
+  // source's, established TCP sockets leave repair mode. All of it is tried.
+  virtual Faults finish() = 0;
+  // Removes what lies beside the sockets' places: after finish(), when the threads run, or if they never
+  // will.
+  virtual Faults clean_up() = 0;
   // A descriptor of shared memory `id` of the snapshot: memfds, and MAP_SHARED|MAP_ANONYMOUS objects that the
   // replica's mappings are made from. Made on first use.
   virtual Result<int> shared_memory_fd(const model::Snapshot& snapshot, uint64_t id) = 0;

@@ -117,6 +117,21 @@ Result<void> Puppet::leave_restartable_sequence() {
   return {};
 }
 
+Result<void> Puppet::settle_together(std::span<Puppet* const> puppets) {
+  for (Puppet* one : puppets) {
+    uint64_t signal = 0;
+    if (!one->held_signals_.empty() &&
+        trace(PTRACE_SETSIGINFO, one->tid_, 0, &one->held_signals_.front()) == 0)
+      signal = kDoneSignal;
+    one->held_signals_.clear();
+    if (trace(PTRACE_INTERRUPT, one->tid_) != 0 || trace(PTRACE_CONT, one->tid_, 0, signal) != 0)
+      return fail("interrupt", one->name());
+    one->stopped_ = false;
+  }
+  for (Puppet* one : puppets) GODWIT_TRY(one->wait_stopped());
+  return {};
+}
+
 Result<void> Puppet::kill_with_tracer(bool on) {
   const uint64_t options = on ? options_ | PTRACE_O_EXITKILL : options_ & ~uint64_t{PTRACE_O_EXITKILL};
   if (trace(PTRACE_SETOPTIONS, tid_, 0, options) != 0) return fail("set the ptrace options of", name());

@@ -185,6 +185,10 @@ class Puppet {
   // the puppet was seized with PTRACE_O_TRACECLONE, FORK or VFORK. For adopt().
   [[nodiscard]] std::vector<pid_t> take_newborn() { return std::exchange(newborn_, {}); }
 
+  // Brings stopped threads, at the same time, to a stop that leaves nothing behind if the tracer dies: a stop
+  // at the delivery of a signal, as run() ends with, would then deliver that signal (ptrace(2)).
+  static Result<void> settle_together(std::span<Puppet* const> puppets);
+
   // PTRACE_O_EXITKILL on or off: whether the puppet dies with this tracer.
   Result<void> kill_with_tracer(bool on);
   // Restores the registers and detaches; the thread runs on.

@@ -17,6 +17,8 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "runtime/process/after_commit.pb.h"
+#include "runtime/process/faults.h"
 #include "runtime/process/snapshot.pb.h"
 
 namespace godwit::runtime {
@@ -53,12 +55,16 @@ class Replica {
   };
   virtual Result<void> discard(uint32_t container_pid, const std::vector<Range>& ranges) = 0;
 
-  // From now on the replica survives this process (the caller has frozen its cgroup): called when READY is
-  // said.
+  // From now on the replica survives this process (the caller has frozen its cgroup): called before READY is
+  // said. Whatever this host could refuse it has refused by then, here or in reconcile().
   virtual Result<void> hold() = 0;
-  // Sockets leave repair mode, all threads are released and run once the cgroup is thawed. After the commit
-  // only.
-  virtual Result<void> run() = 0;
+  // What run() does to sockets, for whoever takes over the held processes if this one dies before: see
+  // release_held() in heal.h. Valid from the frozen reconcile() on.
+  [[nodiscard]] virtual const model::AfterCommit& after_commit() const = 0;
+  // Sockets leave repair mode and take their places, all threads are released and run once the cgroup is
+  // thawed. After the decision only, so there is no failure: whatever happens to one of them, the others are
+  // released. What went wrong is returned to be told.
+  virtual Faults run() = 0;
   // Kills all processes of the replica.
   virtual Result<void> destroy() = 0;
 };

@@ -63,6 +63,9 @@ Result<void> check_mapping(const model::Mapping& mapping, const std::string& pro
   if ((mapping.flags() & ~kMappingFlags) != 0 || shared == ((mapping.flags() & MAP_PRIVATE) != 0)) {
     return bad(object, "unknown flags");
   }
+  if (mapping.read_only() && (!shared || (mapping.protection() & PROT_WRITE) != 0)) {
+    return bad(object, "read-only, but private or writable");
+  }
   if ((mapping.advice() & ~kAdviceBits) != 0) return bad(object, "unknown advice");
   const uint64_t size = mapping.end() - mapping.start();
   if ((mapping.offset() & kPageMask) != 0 || mapping.offset() > uint64_t{INT64_MAX} - size) {

@@ -117,6 +117,38 @@ uint64_t MappingReader::flags_of(pid_t pid, const Vma& vma) const {
   return flags;
 }
 
+// What smaps last showed of this very mapping, or of a longer one that it was a part of then.
+const Vma* MappingReader::find_same(pid_t pid, const Vma& vma) const {
+  const auto known = advice_.find(pid);
+  if (known == advice_.end()) return nullptr;
+  auto at = std::ranges::upper_bound(known->second, vma.start, {}, &Vma::start);
+  if (at == known->second.begin()) return nullptr;
+  --at;
+  const bool same = at->end >= vma.end && at->inode == vma.inode && at->name == vma.name;
+  return same ? &*at : nullptr;
+}
+
+// Whether a shared mapping can never become writable. smaps says so. Of a mapping that it has not shown yet
+// the link under map_files tells how its file was opened, without a walk through page tables; only for a
+// memfd that was opened for writing, and may have been sealed before it was mapped, smaps has to be read.
+Result<bool> MappingReader::is_read_only(pid_t pid, const Vma& vma) {
+  if (!vma.shared || vma.writable) return false;
+  const Vma* known = find_same(pid, vma);
+  if (known == nullptr) {
+    struct stat link {};
+    const std::string path = map_file(pid, vma);
+    if (::lstat(path.c_str(), &link) != 0) {
+      if (errno == ENOENT) return false;  // gone at this moment: the container runs, and this is not the last
+      return fail("examine", path);
+    }
+    if ((link.st_mode & S_IWUSR) == 0) return true;
+    if (!vma.name.starts_with("/memfd:")) return false;
+    GODWIT_TRY(refresh_advice(pid));
+    known = find_same(pid, vma);
+  }
+  return known != nullptr && (known->flags & vma_flag("mw")) == 0;
+}
+
 const MappingReader::File& MappingReader::file_of(pid_t pid, const Vma& vma) {
   const FileKey key(vma.device_major, vma.device_minor, vma.inode, vma.name);
   const auto known = files_.find(key);
@@ -199,6 +231,8 @@ Result<void> MappingReader::add(pid_t pid, const Vma& vma, model::AddressSpace& 
     map_flags |= MAP_ANONYMOUS;
   }
   mapping.set_flags(map_flags);
+  GODWIT_ASSIGN(const bool read_only, is_read_only(pid, vma));
+  mapping.set_read_only(read_only);
   return {};
 }
 

@@ -53,6 +53,8 @@ class MappingReader {
 
   const File& file_of(pid_t pid, const Vma& vma);
   [[nodiscard]] uint64_t flags_of(pid_t pid, const Vma& vma) const;
+  [[nodiscard]] const Vma* find_same(pid_t pid, const Vma& vma) const;
+  Result<bool> is_read_only(pid_t pid, const Vma& vma);
   Result<void> add(pid_t pid, const Vma& vma, model::AddressSpace& memory, const Complaint& complain);
   Result<void> add_shared(pid_t pid, const Vma& vma, model::Mapping& mapping);
 

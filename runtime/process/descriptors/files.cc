@@ -18,6 +18,20 @@ int open_flags(uint32_t flags) {
   return static_cast<int>(flags) & kOpenFlags;
 }
 
+// Opens what it has looked at: to open a named pipe or a device is to wait, or to do something, so first it
+// is seen whether it is what it was. O_NONBLOCK, which settles later to what the container had: nor does a
+// lease of another host's (fcntl(2)) keep us.
+template <typename Check>
+Result<Fd> open_checked(int root, const std::string& path, int flags, Check is_right, const char* why) {
+  GODWIT_ASSIGN(const Fd found, open_in_root(root, path, O_PATH));
+  struct stat status {};
+  if (::fstat(found.get(), &status) != 0) return fail("stat", path);
+  if (!is_right(status)) return refuse("reopen", path, why);
+  auto fd = open_file("/proc/self/fd/" + std::to_string(found.get()), flags | O_NONBLOCK | O_NOCTTY);
+  if (!fd) return fail("open in the container", path, fd.error().code);
+  return fd;
+}
+
 int64_t modified_ns(const struct stat& status) {
   return status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec;
 }
@@ -53,13 +67,11 @@ void read_device(const ObjectFacts& facts, model::DeviceNode& device) {
 }
 
 Result<Fd> make_file(int root, uint32_t flags, const model::RegularFile& file) {
-  GODWIT_ASSIGN(Fd fd,
-                open_in_root(root, file.path(), open_flags(flags) | (file.directory() ? O_DIRECTORY : 0)));
-  struct stat status {};
-  if (::fstat(fd.get(), &status) != 0) return fail("stat", file.path());
-  if (!(file.directory() ? S_ISDIR(status.st_mode) : S_ISREG(status.st_mode)))
-    return refuse("reopen", file.path(), "it is another kind of file here than at the source");
-  return fd;
+  const auto is_right = [&](const struct stat& status) {
+    return file.directory() ? S_ISDIR(status.st_mode) : S_ISREG(status.st_mode);
+  };
+  return open_checked(root, file.path(), open_flags(flags) | (file.directory() ? O_DIRECTORY : 0), is_right,
+                      "it is another kind of file here than at the source");
 }
 
 Result<void> settle_file(int fd, const model::RegularFile& file) {
@@ -90,12 +102,11 @@ Result<void> settle_file(int fd, const model::RegularFile& file) {
 }
 
 Result<Fd> make_device(int root, uint32_t flags, const model::DeviceNode& device) {
-  GODWIT_ASSIGN(Fd fd, open_in_root(root, device.path(), open_flags(flags)));
-  struct stat status {};
-  if (::fstat(fd.get(), &status) != 0) return fail("stat", device.path());
-  if (!S_ISCHR(status.st_mode) || status.st_rdev != device_number(device.major(), device.minor()))
-    return refuse("reopen", device.path(), "it is another device here than at the source");
-  return fd;
+  const auto is_right = [&](const struct stat& status) {
+    return S_ISCHR(status.st_mode) && status.st_rdev == device_number(device.major(), device.minor());
+  };
+  return open_checked(root, device.path(), open_flags(flags), is_right,
+                      "it is another device here than at the source");
 }
 
 Result<Fd> make_log(const std::string& path, uint32_t flags) {

@@ -16,6 +16,7 @@
 #include "runtime/process/descriptors/object.h"
 #include "runtime/process/descriptors/target.h"
 #include "runtime/process/descriptors/tcp_state.h"
+#include "runtime/process/descriptors/unix_stage.h"
 #include "runtime/process/descriptors/unix_target.h"
 
 namespace godwit::runtime {
@@ -64,7 +65,9 @@ class Rebuilder final : public DescriptorRebuild {
 
   Result<void> prepare(const model::Snapshot& live) override;
   Result<void> complete(const model::Snapshot& frozen, const std::vector<ReplicaProcess>& processes) override;
-  Result<void> finish() override;
+  [[nodiscard]] const model::AfterCommit& after_commit() const override { return after_commit_; }
+  Faults finish() override;
+  Faults clean_up() override;
   Result<int> shared_memory_fd(const model::Snapshot& snapshot, uint64_t id) override;
   Result<int> hand_in(const ReplicaProcess& process, int fd) override {
     return hand_over_.hand_in(process, fd);
@@ -80,6 +83,7 @@ class Rebuilder final : public DescriptorRebuild {
   Result<Fd> make(const model::Snapshot& snapshot, const model::FileDescription& one);
   Result<Fd> open_pipe_end(const model::FileDescription& one);
   Result<void> settle(const model::Snapshot& snapshot);
+  Result<void> seal(const model::Snapshot& frozen);
   Result<void> fill_process(const model::Snapshot& frozen, const model::Process& model,
                             const ReplicaProcess& process);
 
@@ -92,8 +96,8 @@ class Rebuilder final : public DescriptorRebuild {
   std::unordered_map<uint64_t, Made> made_;
   std::map<uint64_t, std::pair<Fd, Fd>> pipes_;
   std::unordered_map<uint64_t, Fd> memory_;
-  std::vector<std::pair<uint64_t, model::TcpSocket>> connections_;
-  std::vector<model::SharedMemory> sealed_;
+  std::vector<uint64_t> connections_;  // descriptions, in the order of after_commit_'s
+  model::AfterCommit after_commit_;
 };
 
 // Every description of a pipe is an open(2) of its own: several of one end are possible through /proc/PID/fd.
@@ -172,6 +176,7 @@ Result<void> Rebuilder::prepare(const model::Snapshot& live) {
 Result<void> Rebuilder::make_all(const model::Snapshot& snapshot) {
   GODWIT_ASSIGN(UnixRebuild::Made sockets, unix_.make(snapshot));
   for (auto& [id, fd] : sockets) made_[id].fd = std::move(fd);
+  *after_commit_.mutable_names() = unix_.staged();
   GODWIT_ASSIGN(const NetworkNamespace::Scope scope, network_.enter());
   for (const bool connected : {false, true}) {
     for (const model::FileDescription& one : snapshot.descriptions()) {
@@ -179,7 +184,9 @@ Result<void> Rebuilder::make_all(const model::Snapshot& snapshot) {
       if (is_late != connected || made_.contains(one.id())) continue;
       GODWIT_ASSIGN(Fd fd, make(snapshot, one));
       made_[one.id()] = {.fd = std::move(fd), .lasting = lasting_part(one)};
-      if (is_late) connections_.emplace_back(one.id(), one.tcp());
+      if (!is_late) continue;
+      connections_.push_back(one.id());
+      GODWIT_ASSIGN(*after_commit_.add_connections(), plan_of_tcp(made_[one.id()].fd.get(), one.tcp()));
     }
   }
   return {};
@@ -216,14 +223,22 @@ Result<void> Rebuilder::fill_process(const model::Snapshot& frozen, const model:
                         [&](CallBatch& calls) { return add_attachments(frozen, model, calls); });
 }
 
+// When all pages are stored and all mappings made: from now on nobody writes to them.
+Result<void> Rebuilder::seal(const model::Snapshot& frozen) {
+  for (const model::SharedMemory& memory : frozen.shared_memory()) {
+    const auto made = memory_.find(memory.id());
+    if (made != memory_.end()) GODWIT_TRY(seal_memfd(made->second.get(), memory));
+  }
+  return {};
+}
+
 Result<void> Rebuilder::complete(const model::Snapshot& frozen,
                                  const std::vector<ReplicaProcess>& processes) {
   GODWIT_TRY(validate_descriptions(frozen));
   drop_stale(frozen);
   GODWIT_TRY(make_all(frozen));
   GODWIT_TRY(settle(frozen));
-  for (const model::SharedMemory& memory : frozen.shared_memory())
-    if (memory_.contains(memory.id())) sealed_.push_back(memory);
+  GODWIT_TRY(seal(frozen));
   for (const model::Process& model : frozen.processes()) {
     const ReplicaProcess* found = nullptr;
     for (const ReplicaProcess& one : processes)
@@ -234,25 +249,27 @@ Result<void> Rebuilder::complete(const model::Snapshot& frozen,
   }
   // Our own ends would keep alive what the container closes.
   pipes_.clear();
-  std::set<uint64_t> kept;
-  for (const auto& [id, tcp] : connections_) kept.insert(id);
+  const std::set<uint64_t> kept(connections_.begin(), connections_.end());
   std::erase_if(made_, [&](const auto& item) { return !kept.contains(item.first); });
   return {};
 }
 
-Result<void> Rebuilder::finish() {
-  Result<void> outcome;
-  const auto keep = [&outcome](Result<void> one) {
-    if (!one && outcome) outcome = std::move(one);
-  };
-  keep(unix_.finish());
-  for (const auto& [id, tcp] : connections_) keep(finish_tcp(made_[id].fd.get(), tcp));
-  for (const model::SharedMemory& memory : sealed_) keep(seal_memfd(memory_[memory.id()].get(), memory));
+Faults Rebuilder::finish() {
+  Faults faults;
+  for (const model::StagedName& place : after_commit_.names())
+    note_fault(faults, put_in_place(root_.get(), place));
+  for (size_t i = 0; i < connections_.size(); ++i)
+    finish_tcp(made_[connections_[i]].fd.get(), after_commit_.connections(static_cast<int>(i)).tcp(), faults);
   connections_.clear();
-  sealed_.clear();
   made_.clear();
   memory_.clear();
-  return outcome;
+  return faults;
+}
+
+Faults Rebuilder::clean_up() {
+  Faults faults;
+  for (const model::StagedName& place : unix_.staged()) note_fault(faults, remove_stage(root_.get(), place));
+  return faults;
 }
 
 Result<int> Rebuilder::shared_memory_fd(const model::Snapshot& snapshot, uint64_t id) {

@@ -7,6 +7,8 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "runtime/process/after_commit.pb.h"
+#include "runtime/process/faults.h"
 #include "runtime/process/snapshot.pb.h"
 
 namespace godwit::runtime {
@@ -34,8 +36,11 @@ Result<Fd> make_log(const std::string& path, uint32_t flags);
 // To be called inside the container's network namespace. A listener or an unconnected socket is complete;
 // a connected one comes in repair mode.
 Result<Fd> make_tcp(const model::TcpSocket& tcp);
-// Leaves repair mode, sends what was never sent.
-Result<void> finish_tcp(int socket, const model::TcpSocket& tcp);
+// What finish_tcp() needs of a socket that make_tcp() has made.
+[[nodiscard]] Result<model::Connection> plan_of_tcp(int socket, const model::TcpSocket& tcp);
+// Leaves repair mode with a window probe, and sends what was never sent. Every step is taken whatever becomes
+// of the others. May be repeated as long as the processes have not run: what has been done is not done again.
+void finish_tcp(int socket, const model::TcpSocket& tcp, Faults& faults);
 [[nodiscard]] bool is_connected(const model::TcpSocket& tcp);
 Result<Fd> make_udp(const model::UdpSocket& udp);
 // Options, and the queue (sent through the peer's end, -1 if there is none).

@@ -114,6 +114,31 @@ Result<void> connect_in_repair(int socket, const model::TcpSocket& tcp) {
   return set(socket, TCP_REPAIR_QUEUE, TCP_NO_QUEUE, "release the queues of");
 }
 
+// Of what was never sent, the bytes that are not in the socket yet: by its sequence number, so that this
+// holds whoever has begun with it.
+Result<std::string_view> still_unsent(int socket, const model::TcpSocket& tcp) {
+  GODWIT_TRY(set(socket, TCP_REPAIR, TCP_REPAIR_ON, "put into repair mode"));
+  GODWIT_TRY(set(socket, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE, "choose the send queue of"));
+  uint32_t next = 0;
+  socklen_t length = sizeof next;
+  if (::getsockopt(socket, IPPROTO_TCP, TCP_QUEUE_SEQ, &next, &length) != 0)
+    return fail("ask the send sequence of", "TCP socket");
+  GODWIT_TRY(set(socket, TCP_REPAIR_QUEUE, TCP_NO_QUEUE, "release the queues of"));
+  const std::string_view queue(tcp.send_queue());
+  const std::string_view unsent = queue.substr(queue.size() - tcp.unsent());
+  const uint32_t first = tcp.send_sequence() + static_cast<uint32_t>(queue.size() - unsent.size());
+  return unsent.substr(std::min<size_t>(next - first, unsent.size()));
+}
+
+Result<void> send_rest(int socket, std::string_view unsent) {
+  while (!unsent.empty()) {
+    const ssize_t sent = ::send(socket, unsent.data(), unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent <= 0) return fail("send what was not sent yet on", "TCP socket", sent < 0 ? errno : EIO);
+    unsent.remove_prefix(static_cast<size_t>(sent));
+  }
+  return {};
+}
+
 }  // namespace
 
 bool is_connected(const model::TcpSocket& tcp) {
@@ -137,27 +162,47 @@ Result<Fd> make_tcp(const model::TcpSocket& tcp) {
   return socket;
 }
 
-Result<void> finish_tcp(int socket, const model::TcpSocket& tcp) {
-  if (!is_connected(tcp)) return {};
+Result<model::Connection> plan_of_tcp(int socket, const model::TcpSocket& tcp) {
+  model::Connection plan;
+  uint64_t cookie = 0;
+  socklen_t length = sizeof cookie;
+  if (::getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0)
+    return fail("ask the cookie of", "TCP socket");
+  plan.set_cookie(cookie);
+  const size_t sent = tcp.send_queue().size() - tcp.unsent();
+  model::TcpSocket& rest = *plan.mutable_tcp();
+  rest.set_family(tcp.family());
+  rest.set_state(tcp.state());
+  *rest.mutable_options() = tcp.options();
+  rest.set_send_queue(tcp.send_queue().substr(sent));
+  rest.set_unsent(tcp.unsent());
+  rest.set_send_sequence(tcp.send_sequence() + static_cast<uint32_t>(sent));
+  return plan;
+}
+
+void finish_tcp(int socket, const model::TcpSocket& tcp, Faults& faults) {
+  if (!is_connected(tcp)) return;
+  auto unsent = still_unsent(socket, tcp);
   // Leaving repair mode sends a window probe: the restored side speaks first.
-  GODWIT_TRY(set(socket, TCP_REPAIR, TCP_REPAIR_OFF, "take out of repair mode"));
+  note_fault(faults, set(socket, TCP_REPAIR, TCP_REPAIR_OFF, "take out of repair mode"));
   for (const OptionName late : {kConnectionLate[1], kConnectionLate[4]})
-    GODWIT_TRY(apply_option(socket, tcp.options(), late));
-  std::string_view unsent(tcp.send_queue());
-  unsent.remove_prefix(unsent.size() - tcp.unsent());
-  while (!unsent.empty()) {
-    const ssize_t sent = ::send(socket, unsent.data(), unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent <= 0) return fail("send what was not sent yet on", "TCP socket", sent < 0 ? errno : EIO);
-    unsent.remove_prefix(static_cast<size_t>(sent));
+    note_fault(faults, apply_option(socket, tcp.options(), late));
+  auto sent = unsent ? send_rest(socket, *unsent) : Result<void>(std::unexpected(unsent.error()));
+  if (!sent) {
+    // The program believes that these bytes are on their way: a connection that breaks is better than one
+    // that goes on without them.
+    const sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
+    static_cast<void>(::connect(socket, &nowhere, sizeof nowhere));
+    faults.push_back(std::move(sent).error());
+    return;
   }
   for (const OptionName late : {OptionName{SOL_SOCKET, SO_SNDBUF}, OptionName{SOL_SOCKET, SO_RCVBUF},
                                 kConnectionLate[2], kConnectionLate[3]})
-    GODWIT_TRY(apply_option(socket, tcp.options(), late));
+    note_fault(faults, apply_option(socket, tcp.options(), late));
   // A buffer size that was set is locked; which ones the container had locked is told by this one.
-  GODWIT_TRY(apply_option(socket, tcp.options(), {SOL_SOCKET, SO_BUF_LOCK}));
+  note_fault(faults, apply_option(socket, tcp.options(), {SOL_SOCKET, SO_BUF_LOCK}));
   if (tcp.state() != TCP_ESTABLISHED && ::shutdown(socket, SHUT_WR) != 0)
-    return fail("close again the sending side of", "TCP socket");
-  return {};
+    note_fault(faults, fail("close again the sending side of", "TCP socket"));
 }
 
 }  // namespace godwit::runtime

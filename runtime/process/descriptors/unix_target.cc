@@ -1,8 +1,6 @@
 #include "runtime/process/descriptors/unix_target.h"
 
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <set>
 #include <tuple>
@@ -10,43 +8,11 @@
 #include "runtime/process/descriptors/target.h"
 #include "runtime/process/descriptors/unix_connect.h"
 #include "runtime/process/descriptors/unix_names.h"
+#include "runtime/process/descriptors/unix_stage.h"
 #include "runtime/process/descriptors/unix_thread.h"
 
 namespace godwit::runtime {
 namespace {
-
-Result<void> go_to_start(const model::UnixSocket& model) {
-  const std::string& directory = model.bound_file().directory();
-  if (::chdir(directory.empty() ? "/" : directory.c_str()) != 0) return fail("enter", directory);
-  return {};
-}
-
-// What stands in the way of binding to the path, as far as it can be known now. True: an old socket is there.
-Result<bool> check_place(const model::UnixSocket& model) {
-  GODWIT_TRY(go_to_start(model));
-  const std::string& path = model.address();
-  const std::string directory = directory_of(path);
-  if (::access(directory.c_str(), W_OK | X_OK) != 0)
-    return fail("bind unix socket", path, errno, "its directory must be there and writable at the target");
-  struct stat status {};
-  if (::lstat(path.c_str(), &status) != 0) {
-    if (errno == ENOENT) return false;
-    return fail("stat", path);
-  }
-  if (!S_ISSOCK(status.st_mode)) return refuse("bind unix socket", path, "another kind of file is there");
-  return true;
-}
-
-Result<void> bind_to_path(int socket, const model::UnixSocket& model) {
-  GODWIT_ASSIGN(const bool occupied, check_place(model));
-  const char* path = model.address().c_str();
-  if (occupied && ::unlink(path) != 0) return fail("replace", path);
-  GODWIT_TRY(bind_unix(socket, model.address()));
-  const model::UnixSocket::BoundFile& file = model.bound_file();
-  if (::lchown(path, file.uid(), file.gid()) != 0) return fail("change the owner of", path);
-  if (::chmod(path, file.mode()) != 0) return fail("change the mode of", path);
-  return {};
-}
 
 Result<void> listen_as_before(int socket, const model::UnixSocket& model) {
   if (!model.listening()) return {};
@@ -71,7 +37,6 @@ Result<UnixRebuild::Made> UnixRebuild::make(const model::Snapshot& snapshot) {
   sockets_.clear();
   by_inode_.clear();
   gone_peers_.clear();
-  late_.clear();
   for (const model::FileDescription& one : snapshot.descriptions()) {
     if (one.kind_case() != model::FileDescription::kUnixSocket) continue;
     if (!by_inode_.emplace(one.unix_socket().socket(), sockets_.size()).second)
@@ -94,12 +59,7 @@ Result<void> UnixRebuild::make_here() {
   GODWIT_ASSIGN(const NetworkNamespace::Scope scope, network_.enter());
   GODWIT_TRY(make_connections());
   for (Socket& socket : sockets_) GODWIT_TRY(make_alone(socket));
-  GODWIT_TRY(connect_datagrams());
-  if (late_.empty()) return {};
-  GODWIT_TRY(enter_root(root_));
-  for (const Late& late : late_)
-    if (is_path(late.model.address())) GODWIT_TRY(check_place(late.model));
-  return {};
+  return connect_datagrams();
 }
 
 Result<void> UnixRebuild::make_connections() {
@@ -146,9 +106,22 @@ Result<void> UnixRebuild::make_alone(Socket& socket) {
     if (!socket.fd.valid()) return fail("make", "unix socket");
   }
   if (!is_bound_itself(model)) return {};
-  if (is_path(model.address())) return add_late(socket, {});
-  GODWIT_TRY(bind_unix(socket.fd.get(), model.address()));
+  if (is_path(model.address())) {
+    GODWIT_TRY(place_aside(socket));
+  } else {
+    GODWIT_TRY(bind_unix(socket.fd.get(), model.address()));
+  }
   return listen_as_before(socket.fd.get(), model);
+}
+
+// On record first: what fails half-way is removed too.
+Result<void> UnixRebuild::place_aside(Socket& socket) {
+  GODWIT_ASSIGN(socket.place, stage_of(socket.model));
+  for (const model::StagedName& other : staged_)
+    if (other.directory() == socket.place.directory() && other.name() == socket.place.name())
+      return refuse("bind unix socket", socket.model.address(), "two sockets have this path");
+  *staged_.Add() = socket.place;
+  return bind_aside(root_, socket.fd.get(), socket.model, socket.place);
 }
 
 Result<void> UnixRebuild::connect_datagrams() {
@@ -159,24 +132,9 @@ Result<void> UnixRebuild::connect_datagrams() {
     if (peer->model.peer() == one.model.socket()) continue;
     const std::string& name = peer->model.address();
     if (name.empty()) return cannot_connect(one.model);
-    if (!is_path(name)) {
-      GODWIT_TRY(connect_unix(one.fd.get(), name));
-      continue;
-    }
-    std::string path = peer->model.bound_file().directory();
-    if (!path.empty()) path += '/';
-    path += name;
-    GODWIT_TRY(add_late(one, std::move(path)));
+    GODWIT_TRY(is_path(name) ? connect_aside(root_, one.fd.get(), peer->place)
+                             : connect_unix(one.fd.get(), name));
   }
-  return {};
-}
-
-// Through a second descriptor: the first is handed over.
-Result<void> UnixRebuild::add_late(const Socket& socket, std::string connect_to) {
-  GODWIT_ASSIGN(Fd fd, duplicate(socket.fd.get()));
-  model::UnixSocket model = socket.model;
-  if (!connect_to.empty()) model.clear_address();
-  late_.push_back({.model = std::move(model), .fd = std::move(fd), .connect_to = std::move(connect_to)});
   return {};
 }
 
@@ -197,30 +155,6 @@ Result<void> UnixRebuild::settle() {
   sockets_.clear();
   by_inode_.clear();
   return {};
-}
-
-Result<void> UnixRebuild::finish() {
-  if (late_.empty()) return {};
-  auto outcome = on_own_thread([this] { return finish_here(); });
-  late_.clear();
-  return outcome;
-}
-
-// Connections after all names are there.
-Result<void> UnixRebuild::finish_here() {
-  GODWIT_TRY(enter_root(root_));
-  Result<void> outcome;
-  const auto keep = [&outcome](Result<void> one) {
-    if (!one && outcome) outcome = std::move(one);
-    return outcome.has_value();
-  };
-  for (const Late& late : late_) {
-    if (!late.connect_to.empty()) continue;
-    if (keep(bind_to_path(late.fd.get(), late.model))) keep(listen_as_before(late.fd.get(), late.model));
-  }
-  for (const Late& late : late_)
-    if (!late.connect_to.empty()) keep(connect_unix(late.fd.get(), late.connect_to));
-  return outcome;
 }
 
 }  // namespace godwit::runtime

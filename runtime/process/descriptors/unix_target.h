@@ -1,5 +1,5 @@
-// Unix sockets at the target. Whatever the container's file system would show (sockets bound to a path) waits
-// for finish(): the source's listeners stay reachable until the commit.
+// Unix sockets at the target. Those that are bound to a path are made complete beside their places, and take
+// them after the decision: the source's listeners stay reachable until then (unix_stage.h).
 #pragma once
 
 #include <string>
@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "runtime/process/after_commit.pb.h"
 #include "runtime/process/descriptors/network_scope.h"
 #include "runtime/process/snapshot.pb.h"
 
@@ -21,14 +22,14 @@ class UnixRebuild {
   // `root`: of the container; both must outlive this object.
   UnixRebuild(int root, const NetworkNamespace& network) : root_(root), network_(network) {}
   // All unix sockets of a frozen snapshot. Accepted ends get the names of their listeners, and both ends of a
-  // connection the user and group their peers have seen (SO_PEERCRED; the pid is not kept). Checks that
-  // finish() will find what it needs.
+  // connection the user and group their peers have seen (SO_PEERCRED; the pid is not kept).
   Result<Made> make(const model::Snapshot& snapshot);
   // Options, queues, directions that were shut down. The sockets made must still be open.
   Result<void> settle();
-  // Binds what is bound to a path, in the place of the file that is there; listens; connects datagram sockets
-  // to names. Goes on after an error, and returns the first.
-  Result<void> finish();
+  // What lies aside since make(), also since one that has failed.
+  [[nodiscard]] const google::protobuf::RepeatedPtrField<model::StagedName>& staged() const {
+    return staged_;
+  }
 
  private:
   struct Socket {
@@ -36,18 +37,13 @@ class UnixRebuild {
     model::UnixSocket model;
     Fd fd;         // moves out of make()
     int raw = -1;  // the same, from then on
-  };
-  struct Late {
-    model::UnixSocket model;
-    Fd fd;
-    std::string connect_to;  // empty: it is not
+    model::StagedName place = {};
   };
   Result<void> make_here();
   Result<void> make_connections();
   Result<void> make_alone(Socket& socket);
   Result<void> connect_datagrams();
-  Result<void> add_late(const Socket& socket, std::string connect_to);
-  Result<void> finish_here();
+  Result<void> place_aside(Socket& socket);
   Socket* find(uint64_t inode);
 
   int root_;
@@ -55,7 +51,7 @@ class UnixRebuild {
   std::vector<Socket> sockets_;
   std::unordered_map<uint64_t, size_t> by_inode_;
   std::vector<std::pair<size_t, Fd>> gone_peers_;  // of orphans: kept until their queues are filled
-  std::vector<Late> late_;
+  google::protobuf::RepeatedPtrField<model::StagedName> staged_;
 };
 
 }  // namespace godwit::runtime

@@ -15,16 +15,18 @@ uint64_t offset_at(const Area& area, uint64_t address) {
 }
 
 bool same_backing(const Area& a, const Area& b, uint64_t address) {
-  return a.kind == b.kind && a.shared == b.shared && a.shared_memory == b.shared_memory && a.path == b.path &&
+  return a.kind == b.kind && a.shared == b.shared && a.read_only == b.read_only &&
+         a.shared_memory == b.shared_memory && a.path == b.path &&
          offset_at(a, address) == offset_at(b, address);
 }
 
 // Whether `b`, which begins where `a` ends, continues it.
 bool continues(const Area& a, const Area& b) {
-  return a.end == b.start && a.kind == b.kind && a.shared == b.shared && a.shared_memory == b.shared_memory &&
-         a.create_flags == b.create_flags && a.protection == b.protection && a.advice == b.advice &&
-         a.file_size == b.file_size && a.file_modified_ns == b.file_modified_ns &&
-         offset_at(a, b.start) == b.offset && a.path == b.path && a.name == b.name;
+  return a.end == b.start && a.kind == b.kind && a.shared == b.shared && a.read_only == b.read_only &&
+         a.shared_memory == b.shared_memory && a.create_flags == b.create_flags &&
+         a.protection == b.protection && a.advice == b.advice && a.file_size == b.file_size &&
+         a.file_modified_ns == b.file_modified_ns && offset_at(a, b.start) == b.offset && a.path == b.path &&
+         a.name == b.name;
 }
 
 void add_area(std::vector<Area>& areas, Area area) {
@@ -90,6 +92,7 @@ AddressMap make_address_map(const model::AddressSpace& memory) {
     area.start = mapping.start();
     area.end = mapping.end();
     area.shared = (mapping.flags() & MAP_SHARED) != 0;
+    area.read_only = mapping.read_only();
     area.create_flags = mapping.flags() & (MAP_GROWSDOWN | MAP_NORESERVE);
     area.protection = mapping.protection();
     area.advice = mapping.advice();

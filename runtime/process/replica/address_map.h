@@ -22,6 +22,7 @@ struct Area {
   // What it shows. A difference here means other pages: unmap and map anew.
   AreaKind kind = AreaKind::kAnonymous;
   bool shared = false;
+  bool read_only = false;      // shared, and never to be writable: mapped through a descriptor that is not
   uint64_t offset = 0;         // of `start`; 0 for anonymous memory
   std::string path;            // kFile
   uint64_t shared_memory = 0;  // kSharedMemory: SharedMemory.id

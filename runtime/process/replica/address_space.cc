@@ -52,6 +52,8 @@ struct OpenedFile {
 
 // Path, and whether it has to be writable.
 using FileKey = std::tuple<std::string, bool>;
+// Id, and whether it has to be writable.
+using SharedKey = std::pair<uint64_t, bool>;
 
 class MemoryReconciler {
  public:
@@ -196,7 +198,8 @@ class MemoryReconciler {
                                 "open " + path + " in the container");
   }
 
-  static bool needs_writing(const Area& area) { return area.shared && (area.protection & PROT_WRITE) != 0; }
+  // What may become writable needs a descriptor that is, and what may not must have none (mmap(2)).
+  static bool needs_writing(const Area& area) { return area.shared && !area.read_only; }
 
   Result<void> unmap_and_open(bool new_executable) {
     CallBatch batch;
@@ -241,10 +244,16 @@ class MemoryReconciler {
 
   Result<void> hand_in_shared_memory() {
     for (const Area& area : changes_.map) {
-      if (area.kind != AreaKind::kSharedMemory || shared_.contains(area.shared_memory)) continue;
-      GODWIT_ASSIGN(const int ours, descriptors_.shared_memory_fd(snapshot_, area.shared_memory));
+      const SharedKey key(area.shared_memory, needs_writing(area));
+      if (area.kind != AreaKind::kSharedMemory || shared_.contains(key)) continue;
+      GODWIT_ASSIGN(int ours, descriptors_.shared_memory_fd(snapshot_, area.shared_memory));
+      Fd read_only;
+      if (!needs_writing(area)) {
+        GODWIT_ASSIGN(read_only, open_file("/proc/self/fd/" + std::to_string(ours), O_RDONLY));
+        ours = read_only.get();
+      }
       GODWIT_ASSIGN(const int theirs, descriptors_.hand_in(member_.process(), ours));
-      shared_[area.shared_memory] = theirs;
+      shared_[key] = theirs;
     }
     return {};
   }
@@ -264,7 +273,7 @@ class MemoryReconciler {
     for (const auto& change : changes_.advise) advise(batch, change);
     for (const auto& change : changes_.rename) rename(batch, change);
     for (const auto& [key, file] : files_) batch.call(SYS_close, {file.fd}, "close");
-    for (const auto& [id, fd] : shared_) batch.call(SYS_close, {fd}, "close");
+    for (const auto& [key, fd] : shared_) batch.call(SYS_close, {fd}, "close");
     GODWIT_TRY(member_.leader().run(batch));
     if (new_executable) member_.executable = wanted_.executable();
     member_.vdso = vdso_;
@@ -308,7 +317,7 @@ class MemoryReconciler {
     } else if (area.kind == AreaKind::kFile) {
       fd = files_.at({area.path, needs_writing(area)}).fd;
     } else {
-      fd = shared_.at(area.shared_memory);
+      fd = shared_.at({area.shared_memory, needs_writing(area)});
     }
     batch.call(SYS_mmap, {area.start, area.size(), area.protection, flags, fd, area.offset},
                "mmap " + range_text(area.start, area.end) + (area.path.empty() ? "" : " of " + area.path));
@@ -381,7 +390,7 @@ class MemoryReconciler {
   bool vdso_changes_ = false;
   AddressChanges changes_;
   std::map<FileKey, OpenedFile> files_;
-  std::map<uint64_t, int> shared_;
+  std::map<SharedKey, int> shared_;
 };
 
 }  // namespace

@@ -36,7 +36,10 @@ class ProcessReplica final : public Replica {
   [[nodiscard]] Result<int> shared_memory_fd(uint64_t id) const override;
   Result<void> discard(uint32_t container_pid, const std::vector<Range>& ranges) override;
   Result<void> hold() override;
-  Result<void> run() override;
+  [[nodiscard]] const model::AfterCommit& after_commit() const override {
+    return descriptors_->after_commit();
+  }
+  Faults run() override;
   Result<void> destroy() override;
 
  private:
@@ -180,11 +183,15 @@ Result<CallBatch> ProcessReplica::completion_of(const model::Process& wanted,
   return batch;
 }
 
-// No more calls from here on: the scratch goes, on the way to the registers that stay.
+// No more calls from here on: the scratch goes, on the way to the registers that stay. All threads end in a
+// stop that they leave as if it had never been, whoever lets them go.
 Result<void> ProcessReplica::become(Member& member, const model::Process& wanted) {
   for (const MemberThread& thread : member.threads)
     GODWIT_TRY(set_registers(*thread.puppet, wanted, *find_thread(wanted, thread.tid), facts_));
-  return member.leader().drop_scratch();
+  GODWIT_TRY(member.leader().drop_scratch());
+  std::vector<Puppet*> others;
+  for (size_t i = 1; i < member.threads.size(); ++i) others.push_back(member.threads[i].puppet.get());
+  return Puppet::settle_together(others);
 }
 
 Result<pid_t> ProcessReplica::host_pid(uint32_t container_pid) const {
@@ -227,33 +234,31 @@ Result<void> ProcessReplica::hold() {
   return {};
 }
 
-Result<void> ProcessReplica::run() {
-  if (stage_ != Stage::kComplete && stage_ != Stage::kHeld) return check_stage(Stage::kHeld, "run");
-  GODWIT_TRY(descriptors_->finish());
-  stage_ = Stage::kRunning;
-  // All are let go, whatever happens to one of them: this is after the commit.
-  Result<void> outcome;
-  for (auto& member : members_) {
-    for (MemberThread& thread : member->threads) {
-      auto released = thread.puppet->release();
-      if (!released.has_value() && outcome.has_value()) outcome = std::move(released);
-    }
+Faults ProcessReplica::run() {
+  Faults faults;
+  if (stage_ != Stage::kComplete && stage_ != Stage::kHeld) {
+    note_fault(faults, check_stage(Stage::kHeld, "run"));
+    return faults;
   }
-  return outcome;
+  stage_ = Stage::kRunning;
+  // Sockets before threads: in repair mode they read and write nothing.
+  faults = descriptors_->finish();
+  for (auto& member : members_)
+    for (MemberThread& thread : member->threads) note_fault(faults, thread.puppet->release());
+  note_faults(faults, descriptors_->clean_up());
+  return faults;
 }
 
 Result<void> ProcessReplica::destroy() {
   if (stage_ == Stage::kRunning) return refuse("destroy", "replica", "it runs; it is the container now");
   stage_ = Stage::kDestroyed;
-  Result<void> outcome;
+  Faults faults = descriptors_->clean_up();
   // Children first, so that each is waited for before its parent goes.
-  for (auto member = members_.rbegin(); member != members_.rend(); ++member) {
-    if ((*member)->threads.empty()) continue;
-    auto killed = kill_member(**member);
-    if (!killed.has_value() && outcome.has_value()) outcome = std::move(killed);
-  }
+  for (auto member = members_.rbegin(); member != members_.rend(); ++member)
+    if (!(*member)->threads.empty()) note_fault(faults, kill_member(**member));
   members_.clear();
-  return outcome;
+  if (faults.empty()) return {};
+  return std::unexpected(std::move(faults.front()));
 }
 
 // Room for any descriptor number and any amount of memory, until the snapshot's own limits are set: without

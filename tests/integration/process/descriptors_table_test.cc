@@ -11,12 +11,14 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/process/descriptors/target.h"
 #include "tests/integration/process/descriptors_rig.h"
 
 namespace godwit::runtime::test {
@@ -197,7 +199,7 @@ TEST_F(Table, EveryKindArrives) {
   ASSERT_TRUE(done) << done.error().to_string();
   std::printf("18 descriptors: capture_frozen %ld us, complete %ld us\n", captured - start,
               completed - captured);
-  ASSERT_TRUE((*rebuild)->finish());
+  ASSERT_TRUE((*rebuild)->finish().empty());
   theirs.reset();
   ASSERT_TRUE((*receiver)->drop_scratch());
   ASSERT_TRUE((*receiver)->release());
@@ -207,6 +209,26 @@ TEST_F(Table, EveryKindArrives) {
   replica.shared().asked = 1;
   ASSERT_TRUE(replica.wait_ready(2));
   EXPECT_EQ(replica.shared().value[0].load(), 0U) << "number of the check that failed";
+}
+
+// To open one that nobody writes to would be to wait for ever.
+TEST_F(Table, ANamedPipeInTheFilesPlaceIsRefused) {
+  ASSERT_EQ(::unlink(path_.c_str()), 0);
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  const Fd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  model::RegularFile file;
+  file.set_path(path_);
+  const auto as_file = make_file(root.get(), O_RDONLY, file);
+  ASSERT_FALSE(as_file);
+  EXPECT_NE(as_file.error().to_string().find(path_), std::string::npos);
+  EXPECT_NE(as_file.error().to_string().find("another kind of file"), std::string::npos);
+  model::DeviceNode device;
+  device.set_path(path_);
+  device.set_major(1);
+  device.set_minor(3);
+  const auto as_device = make_device(root.get(), O_WRONLY, device);
+  ASSERT_FALSE(as_device);
+  EXPECT_NE(as_device.error().to_string().find("another device"), std::string::npos);
 }
 
 TEST_F(Table, WhatCannotMoveIsNamed) {

@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 
@@ -10,7 +12,10 @@
 #include <cstdlib>
 #include <thread>
 
+#include "runtime/process/descriptors/table.h"
+#include "runtime/process/heal.h"
 #include "tests/integration/process/descriptors_rig.h"
+#include "tests/integration/process/topology.h"
 
 namespace godwit::runtime::test {
 namespace {
@@ -21,9 +26,6 @@ constexpr int kConnection = 5;  // its number in both processes
 char pattern(uint64_t at, unsigned seed) {
   return static_cast<char>((at * 2654435761U + seed) >> 13);
 }
-
-// Taken before any fork: names must be the same in all children.
-const pid_t kTestPid = ::getpid();
 
 // One step of a side: sends the next bytes of its pattern, checks those that have come. False: a wrong byte,
 // a broken connection.
@@ -51,7 +53,7 @@ constexpr Side kServer = {.sends = 1, .expects = 2};
 constexpr Side kClient = {.sends = 2, .expects = 1};
 
 // shared.value: 0 sent, 1 received. shared.asked: 1 stops reading, 2 stands still.
-void serve(Shared& shared, bool obeys) {
+void go_on(Shared& shared, bool obeys) {
   uint64_t sent = shared.value[0];
   uint64_t received = shared.value[1];
   while (sent < kStreamBytes || received < kStreamBytes) {
@@ -66,55 +68,17 @@ void serve(Shared& shared, bool obeys) {
   }
   shared.value[0] = sent;
   shared.value[1] = received;
+}
+
+[[noreturn]] void stand_still(Shared& shared) {
   shared.ready = 3;
   for (;;) ::pause();
 }
 
-int run(const std::string& command) {
-  return std::system((command + " 2>/dev/null").c_str());
+void serve(Shared& shared, bool obeys) {
+  go_on(shared, obeys);
+  stand_still(shared);
 }
-
-// Namespaces: the client's, and two hosts' with the same address and hardware address; one link is up at a
-// time.
-class Topology {
- public:
-  Topology() {
-    std::string all;
-    for (const char* host : {"s", "t"}) {
-      const std::string there = name(host);
-      const std::string here = std::string("c") + host;
-      if (all.empty())
-        all = "ip netns add " + name("c") + " && ip netns exec " + name("c") +
-              " ip link add br0 type bridge forward_delay 0 && ip -n " + name("c") +
-              " addr add 10.9.0.1/24 dev br0 && ip -n " + name("c") + " link set br0 up";
-      all += " && ip netns add " + there + " && ip -n " + name("c") + " link add " + here +
-             " type veth peer name eth0 netns " + there + " && ip -n " + there +
-             " link set eth0 address 02:00:00:00:00:07 && ip -n " + there +
-             " addr add 10.9.0.2/24 dev eth0 && ip -n " + there + " link set eth0 up && ip -n " + there +
-             " neigh replace 10.9.0.1 lladdr 02:00:00:00:00:01 dev eth0" + " && ip -n " + name("c") +
-             " link set " + here + " master br0";
-    }
-    all += " && ip -n " + name("c") + " link set br0 address 02:00:00:00:00:01 && ip -n " + name("c") +
-           " neigh replace 10.9.0.2 lladdr 02:00:00:00:00:07 dev br0 && ip -n " + name("c") +
-           " link set cs up";
-    good = run(all) == 0;
-  }
-  ~Topology() {
-    for (const char* one : {"c", "s", "t"}) run("ip netns del " + name(one));
-  }
-  Topology(const Topology&) = delete;
-  Topology& operator=(const Topology&) = delete;
-  static std::string name(const char* host) { return "gwd" + std::to_string(kTestPid) + host; }
-  // Ends the process on failure: nothing of this test may happen in the machine's own namespace.
-  static void enter(const char* host) {
-    const Fd there(::open(("/run/netns/" + name(host)).c_str(), O_RDONLY | O_CLOEXEC));
-    if (::setns(there.get(), CLONE_NEWNET) != 0) ::_exit(1);
-  }
-  static void link(const char* which, const char* state) {
-    run("ip -n " + name("c") + " link set " + which + " " + state);
-  }
-  bool good = false;
-};
 
 struct ClientOutcome {
   Fd socket;  // open to the end of the test: on a slow machine all may have gone through before the link is
@@ -156,6 +120,49 @@ void listen_and_accept(uint16_t port) {
   ::dup2(accepted, kConnection);
   ::close_range(kConnection + 1, ~0U, 0);
   ::close(3);
+}
+
+std::string text_of(const Faults& faults) {
+  std::string text;
+  for (const Error& fault : faults) text += fault.to_string() + "\n";
+  return text;
+}
+
+// What is left after the decision: by whoever has made the sockets, or by somebody else after its death, who
+// may find it done.
+std::string finish(std::unique_ptr<DescriptorRebuild> rebuild, pid_t replica, bool maker_dies) {
+  if (!maker_dies) return text_of(rebuild->finish());
+  model::AfterCommit plan;
+  plan.ParseFromString(rebuild->after_commit().SerializeAsString());
+  rebuild.reset();
+  return text_of(release_held(replica, {replica}, plan)) + text_of(release_held(replica, {replica}, plan));
+}
+
+int option_of(pid_t pid, int number, int level, int name) {
+  DescriptorThief thief;
+  const auto socket = thief.take(pid, number);
+  int value = -1;
+  socklen_t length = sizeof value;
+  if (socket) ::getsockopt(socket->get(), level, name, &value, &length);
+  return value;
+}
+
+// A worker at the source: dies when it has read everything, and undoes nothing.
+int capture_and_die(pid_t source) {
+  const pid_t worker = ::fork();
+  if (worker == 0) {
+    auto capture = DescriptorCapture::open(source, "");
+    auto held = DescriptorRig::hold(source);
+    auto frozen = DescriptorRig::empty_snapshot();
+    frozen.set_frozen(true);
+    const bool done = capture && held &&
+                      (*capture)->capture_frozen(
+                          {{.process = DescriptorRig::process(source), .leader = held->get()}}, frozen);
+    ::_exit(done ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(worker, &status, 0);
+  return status;
 }
 
 class Tcp : public ::testing::TestWithParam<int> {};
@@ -219,8 +226,7 @@ TEST_P(Tcp, StreamGoesOn) {
                   one.tcp().send_queue().size(), one.tcp().unsent(), one.tcp().receive_queue().size(),
                   captured - start, completed - captured);
   Topology::link("ct", "up");
-  done = (*rebuild)->finish();
-  ASSERT_TRUE(done) << done.error().to_string();
+  EXPECT_EQ(finish(*std::move(rebuild), replica.pid(), GetParam() % 2 == 1), "");
   replica.shared().value[0] = source.shared().value[0].load();
   replica.shared().value[1] = source.shared().value[1].load();
   ASSERT_TRUE((*receiver)->drop_scratch());
@@ -234,6 +240,49 @@ TEST_P(Tcp, StreamGoesOn) {
   EXPECT_EQ(replica.shared().failures.load() + source.shared().failures.load(), 0U);
 }
 
+class HealedTcp : public ::testing::TestWithParam<int> {};
+
+TEST_P(HealedTcp, StreamGoesOnWhereItWas) {
+  const auto port = static_cast<uint16_t>(7100 + GetParam());
+  const Topology topology;
+  ASSERT_TRUE(topology.good);
+  Victim source([&](Shared& shared) {
+    Topology::enter("s");
+    shared.ready = 1;
+    listen_and_accept(port);
+    go_on(shared, true);
+    shared.ready = 3;
+    while (shared.asked.load() != 4) ::usleep(100);
+    go_on(shared, false);
+    shared.ready = 4;
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(source.wait_ready());
+  ::usleep(20000);
+  ClientOutcome outcome;
+  std::jthread thread([&] { client(port, outcome); });
+  ASSERT_TRUE(source.wait_ready(2));
+  source.shared().asked = 1;
+  ::usleep(30000);
+  Topology::link("cs", "down");
+  ::usleep(10000);
+  source.shared().asked = 2;
+  ASSERT_TRUE(source.wait_ready(3));
+
+  ASSERT_EQ(capture_and_die(source.pid()), 0);
+  EXPECT_EQ(option_of(source.pid(), kConnection, IPPROTO_TCP, TCP_REPAIR), 1);
+  EXPECT_EQ(text_of(leave_repair_mode({source.pid(), source.pid()}, RepairEnd::kSilently)), "");
+  EXPECT_EQ(option_of(source.pid(), kConnection, IPPROTO_TCP, TCP_REPAIR), 0);
+  EXPECT_EQ(option_of(source.pid(), kConnection, SOL_SOCKET, SO_REUSEADDR), 1);
+  Topology::link("cs", "up");
+  source.shared().asked = 4;
+  EXPECT_TRUE(source.wait_ready(4));
+  while (!outcome.ended) ::usleep(1000);
+  EXPECT_TRUE(outcome.right) << "sent " << outcome.sent << " received " << outcome.received;
+  EXPECT_EQ(source.shared().failures.load(), 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(FiveTimes, HealedTcp, ::testing::Range(0, 5));
 INSTANTIATE_TEST_SUITE_P(TwentyTimes, Tcp, ::testing::Range(0, 20));
 
 }  // namespace

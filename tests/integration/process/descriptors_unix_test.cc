@@ -11,6 +11,7 @@
 #include <cstring>
 #include <string>
 
+#include "runtime/process/heal.h"
 #include "tests/integration/process/descriptors_rig.h"
 
 namespace godwit::runtime::test {
@@ -198,10 +199,11 @@ TEST_F(UnixNames, ListenersAndTheirConnectionsArrive) {
   EXPECT_EQ(open_connected(SOCK_STREAM, names_.stream, 200), 0);
   ::close(200);
   const int64_t finishing = monotonic_us();
-  done = (*rebuild)->finish();
+  const Faults faults = (*rebuild)->finish();
   std::printf("10 unix sockets: capture_frozen %ld us, complete %ld us, finish %ld us\n", captured - start,
               completed - captured, monotonic_us() - finishing);
-  ASSERT_TRUE(done) << done.error().to_string();
+  for (const Error& fault : faults) ADD_FAILURE() << fault.to_string();
+  for (const Error& fault : (*rebuild)->clean_up()) ADD_FAILURE() << fault.to_string();
   const auto after = look();
   EXPECT_NE(before.st_ctim.tv_sec * 1'000'000'000 + before.st_ctim.tv_nsec,
             after.st_ctim.tv_sec * 1'000'000'000 + after.st_ctim.tv_nsec);
@@ -215,6 +217,35 @@ TEST_F(UnixNames, ListenersAndTheirConnectionsArrive) {
   replica.shared().asked = 1;
   ASSERT_TRUE(replica.wait_ready(2));
   EXPECT_EQ(replica.shared().value[0].load(), 0U) << "number of the check that failed";
+}
+
+int peek_offset(int socket) {
+  int value = -2;
+  socklen_t length = sizeof value;
+  ::getsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &value, &length);
+  return value;
+}
+
+TEST(UnixHealing, PeekOffsetsAreTakenBack) {
+  Victim victim([](Shared& shared) {
+    int ends[2];
+    ::close_range(0, ~0U, 0);
+    ::socketpair(AF_UNIX, SOCK_STREAM, 0, ends);
+    const int offset = 0;
+    ::setsockopt(ends[0], SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset);
+    shared.value[0] = static_cast<uint64_t>(peek_offset(ends[0]));
+    shared.ready = 1;
+    while (shared.asked.load() == 0) ::sched_yield();
+    shared.failures = peek_offset(ends[0]) == -1 && peek_offset(ends[1]) == -1 ? 0 : 1;
+    shared.ready = 2;
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(victim.wait_ready());
+  EXPECT_EQ(victim.shared().value[0].load(), 0U);
+  EXPECT_TRUE(leave_repair_mode({victim.pid()}, RepairEnd::kSilently).empty());
+  victim.shared().asked = 1;
+  ASSERT_TRUE(victim.wait_ready(2));
+  EXPECT_EQ(victim.shared().failures.load(), 0U);
 }
 
 TEST_F(UnixNames, WhatLeadsNowhereIsNamed) {

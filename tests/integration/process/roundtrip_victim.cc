@@ -20,10 +20,12 @@
 #include <cstring>
 
 #include "base/clock.h"
+#include "tests/integration/process/registers_hold.h"
 #include "tests/integration/process/roundtrip_report.h"
 
 namespace {
 
+using godwit::runtime::test::registers_hold;
 using godwit::runtime::test::Report;
 
 constexpr int kThreads = 3;
@@ -34,21 +36,6 @@ std::atomic<uint64_t> rounds[kThreads];
 std::atomic<uint64_t> posix_ticks, interval_ticks;
 std::atomic<uint64_t>* shared;  // with the child
 thread_local uint64_t local_rounds = 0;
-
-// Two vector registers and two callee-saved ones hold their values through a long loop.
-[[gnu::noinline]] bool registers_hold(uint64_t seed) {
-  uint64_t marks[4] = {seed, ~seed, seed * 3, seed * 5};
-  uint64_t lanes[2] = {};
-  uint64_t a = 0, b = 0;
-  asm volatile(
-      "movq (%[marks]), %%xmm7\n movq 8(%[marks]), %%xmm15\n mov 16(%[marks]), %%r12\n mov 24(%[marks]), "
-      "%%r13\n mov $200000, %%ecx\n 1: dec %%ecx\n jnz 1b\n"
-      "movq %%xmm7, (%[lanes])\n movq %%xmm15, 8(%[lanes])\n mov %%r12, %[a]\n mov %%r13, %[b]\n"
-      : [a] "=&r"(a), [b] "=&r"(b)
-      : [marks] "r"(marks), [lanes] "r"(lanes)
-      : "xmm7", "xmm15", "r12", "r13", "rcx", "memory", "cc");
-  return lanes[0] == marks[0] && lanes[1] == marks[1] && a == marks[2] && b == marks[3];
-}
 
 void* check_thread(void* argument) {
   const auto index = reinterpret_cast<uintptr_t>(argument);
