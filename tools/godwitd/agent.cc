@@ -33,6 +33,7 @@ Result<void> Agent::start() {
     std::filesystem::create_directories(directory, error);
     if (error) return fail("make the directory", directory, error.value());
   }
+  output_ = engine::OutputLogs::start(options_.root);
   GODWIT_ASSIGN(reaper_, Reaper::start([this](const std::string& id, const ExitStatus& exit) {
                   if (exit.known)
                     spdlog::info("{}: ended with status {}", id, exit.status);

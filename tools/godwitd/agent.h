@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/host/output_log.h"
 #include "engine/worker.h"
 #include "runtime/container/container.h"
 #include "runtime/network/network.h"
@@ -112,6 +113,7 @@ class Agent {
   Store store_;
   Fd root_lock_;
   std::unique_ptr<Reaper> reaper_;
+  std::unique_ptr<engine::OutputLogs> output_;
   std::unique_ptr<ControlListener> listener_;
 
   std::mutex sessions_mutex_;

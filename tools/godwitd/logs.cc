@@ -1,7 +1,5 @@
 // What a container wrote to stdout and stderr.
-#include <fcntl.h>
 #include <poll.h>
-#include <unistd.h>
 
 #include "tools/godwitd/agent.h"
 
@@ -16,22 +14,18 @@ Answer<void> Agent::logs(const std::string& id, bool follow,
                          const std::function<bool(const std::string&)>& deliver,
                          const std::function<bool()>& cancelled) {
   GODWIT_TRY(store_.find(id));
-  const std::string path = engine::container_paths(options_.root, id).log;
-  auto file = open_file(path, O_RDONLY);
-  // A container that arrived has no log here until it writes one.
-  if (!file && file.error().code == ENOENT) file = open_file(path, O_RDONLY | O_CREAT, 0600);
-  GODWIT_TRY(file ? Answer<void>() : or_internal(Result<void>(std::unexpected(file.error()))));
+  GODWIT_ASSIGN(const auto reader, or_internal(output_->open(id)));
   std::string piece(kPieceBytes, '\0');
   for (;;) {
     // Asked before the read: what is written before the end is still delivered.
     const auto container = store_.find(id);
     const bool goes_on =
         container && container->stage != Stage::kStopped && container->stage != Stage::kFailed;
-    ssize_t got = 0;
-    while ((got = ::read(file->get(), piece.data(), piece.size())) > 0)
-      if (cancelled() || ending_ || !deliver(piece.substr(0, static_cast<size_t>(got)))) return {};
-    if (got < 0 && errno != EINTR)
-      return answer_error(grpc::StatusCode::INTERNAL, fail("read", path).error());
+    for (;;) {
+      GODWIT_ASSIGN(const size_t got, or_internal(reader->read(piece)));
+      if (got == 0) break;
+      if (cancelled() || ending_ || !deliver(piece.substr(0, got))) return {};
+    }
     if (!follow || !goes_on || cancelled() || ending_) return {};
     ::poll(nullptr, 0, kLookAgainMs);
   }

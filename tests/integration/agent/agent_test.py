@@ -87,6 +87,47 @@ class AgentTest(unittest.TestCase):
         self.assertEqual(follower.communicate(timeout=20)[0], "begin\nend\n")
         self.assertEqual(follower.returncode, DONE)
 
+    def test_output_is_bounded_whatever_becomes_of_the_agent(self):
+        """200 MB of numbered lines, by a container that the agent leaves and finds again in the middle."""
+        lines, size = 2_000_000, 100
+        # Waits for `go` in the middle.
+        program = (f"BEGIN {{ for (i = 0; i < {lines}; ++i) {{ printf \"%010d %0{size - 12}d\\n\", i, 0;"
+                   f" if (i == {lines // 2}) {{ fflush(); while (system(\"test -e /go\")) system(\"sleep 0.1\") }} }}"
+                   " fflush(); while (1) system(\"sleep 1\") }")
+        bundle = self.lab.bundle("shell", "--", "/bin/awk", program)
+        self.agent.cli("run", bundle, "--id", "loud", "--ip", "10.77.0.20/24")
+        log = self.agent.root / "containers/loud/output.log"
+        inode = log.stat().st_ino
+
+        def last(number):
+            with open(log, "rb") as file:
+                file.seek(max(0, log.stat().st_size - size))
+                return file.read().startswith(b"%010d " % number)
+
+        def bounded():
+            return log.stat().st_blocks * 512 <= 17 << 20
+
+        wait_for(lambda: last(lines // 2), "the first half")
+        wait_for(bounded, "the log to be cut")
+        self.agent.kill()
+        self.agent.start()
+        follower = self.agent.popen("logs", "-f", "loud", stdout=subprocess.PIPE)
+        self.agent.cli("exec", "loud", "--", "sh", "-c", ": > /go")
+        wait_for(lambda: last(lines - 1), "the second half")
+        wait_for(bounded, "the log to be cut again")
+        self.assertEqual(log.stat().st_ino, inode)
+        kept = self.agent.cli("logs", "loud").stdout
+        self.agent.cli("stop", "loud", "--grace", "1ms")
+        followed = follower.communicate(timeout=60)[0]
+        for text in (kept, followed):
+            self.assertTrue(text.startswith("[older output was dropped]\n..."), text[:100])
+            # Behind the last mark nothing is missing.
+            whole = text[text.rindex("[older"):].split("\n")[2:-1]
+            numbers = [int(line[:10]) for line in whole]
+            self.assertEqual(numbers, list(range(numbers[0], lines)))
+            self.assertNotIn("\0", text)
+            self.assertGreater(len(numbers), (7 << 20) // size)
+
     def test_a_stubborn_container_is_killed(self):
         bundle = self.lab.bundle("shell", "--", "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done",)
         self.agent.cli("run", bundle, "--id", "stubborn", "--ip", "10.77.0.21/24")
