@@ -251,6 +251,23 @@ TEST_P(OutputLogTest, AWriterThatDoesNotAppendLeavesNoZeroes) {
   EXPECT_TRUE(all.ends_with(line(next - 2) + line(next - 1)));
 }
 
+TEST_P(OutputLogTest, ZeroesOfHolesAreToldFromWrittenOnes) {
+  const std::string written = std::string("a\0\0b", 4) + std::string(2996, 'c');
+  const std::string last = std::string("d\0", 2);
+  auto plain = open_file(path_, O_WRONLY);
+  ASSERT_TRUE(plain.has_value());
+  ASSERT_EQ(::pwrite(plain->get(), written.data(), written.size(), 0), static_cast<ssize_t>(written.size()));
+  ASSERT_EQ(::pwrite(plain->get(), last.data(), last.size(), 100'003), static_cast<ssize_t>(last.size()));
+  // Buffers that end at the first zero of the hole, before it, and among its zeroes.
+  for (const size_t size : {2999, 3000, 3001, 3050, 8192}) {
+    const auto reader = open();
+    std::string all;
+    std::string piece(size, '\0');
+    for (size_t got = 1; got > 0; all.append(piece, 0, got)) got = reader->read(piece).value_or(0);
+    EXPECT_EQ(all, written + last) << size;
+  }
+}
+
 TEST_P(OutputLogTest, ATruncatedLogIsReadFromItsBeginning) {
   write_lines(0, 100);
   const auto reader = open();
