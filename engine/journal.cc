@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <sstream>
 
 namespace godwit::engine {
@@ -18,20 +17,21 @@ Result<Journal> Journal::create(const std::string& path, const std::string& sess
   journal.path_ = path;
   journal.session_ = session;
   journal.target_ = target;
-  GODWIT_ASSIGN(journal.file_, open_file(path, O_RDWR | O_CREAT | O_TRUNC, 0600));
-  GODWIT_TRY(journal.write(kUndecided));
-  if (::fsync(journal.file_.get()) != 0) return fail("make durable", path);
-  const std::string parent = std::filesystem::path(path).parent_path();
-  GODWIT_ASSIGN(const Fd directory, open_file(parent, O_RDONLY | O_DIRECTORY));
-  if (::fsync(directory.get()) != 0) return fail("make durable", parent);
+  GODWIT_ASSIGN(const std::string undecided, journal.line(kUndecided));
+  GODWIT_TRY(replace_file_durably(path, undecided));
+  GODWIT_ASSIGN(journal.file_, open_file(path, O_RDWR));
   return journal;
 }
 
-Result<void> Journal::write(const char* state) {
+Result<std::string> Journal::line(const char* state) const {
   std::string line = std::string(state) + ' ' + session_ + ' ' + target_;
   if (line.size() >= kJournalBytes) return refuse("write the journal", path_, "its names are too long");
   line.resize(kJournalBytes - 1, ' ');
-  line += '\n';
+  return line + '\n';
+}
+
+Result<void> Journal::write(const char* state) {
+  GODWIT_ASSIGN(const std::string line, this->line(state));
   const ssize_t written = ::pwrite(file_.get(), line.data(), line.size(), 0);
   if (written < 0) return fail("write the journal", path_);
   if (static_cast<size_t>(written) != line.size()) return fail("write the journal", path_, ENOSPC);

@@ -13,6 +13,7 @@
 #include "engine/host/host.h"
 #include "engine/host/lifecycle.h"
 #include "engine/host/logs.h"
+#include "engine/host/output_log.h"
 #include "engine/host/recovery.h"
 #include "engine/host/workers.h"
 
@@ -49,6 +50,7 @@ Result<void> Keeper::start() {
     std::filesystem::create_directories(directory, error);
     if (error) return fail("make the directory", directory, error.value());
   }
+  output_ = OutputLogs::start(root);
   GODWIT_TRY(lifecycle_->start());
   GODWIT_TRY(host_->store.load());
   recovery_->recover_all();
@@ -101,7 +103,7 @@ Reply<CommandOutcome> Keeper::execute(const std::string& id, const std::vector<s
 Reply<void> Keeper::logs(const std::string& id, bool follow,
                          const std::function<bool(const std::string&)>& deliver,
                          const std::function<bool()>& cancelled) {
-  return read_logs(*host_, id, follow, deliver, [&] { return ending_ || cancelled(); });
+  return read_logs(host_->store, *output_, id, follow, deliver, [&] { return ending_ || cancelled(); });
 }
 
 Reply<void> Keeper::migrate(const std::string& id, const std::string& target,

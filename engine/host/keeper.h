@@ -8,6 +8,7 @@
 //     Arrivals    migrations to this host
 //     Recovery    what sessions and agents that died have left
 //     Departures  migrations away from it
+//     OutputLogs  bounds what containers write
 //     ControlListener  the door for other agents
 //
 // Threads: all members may be called at once, from start() on until shut_down().
@@ -29,6 +30,7 @@ class Arrivals;
 class ControlListener;
 class Departures;
 class Lifecycle;
+class OutputLogs;
 class Recovery;
 class Workers;
 struct Host;
@@ -93,6 +95,7 @@ class Keeper {
   std::unique_ptr<Arrivals> arrivals_;
   std::unique_ptr<Recovery> recovery_;
   std::unique_ptr<Departures> departures_;
+  std::unique_ptr<OutputLogs> output_;
   std::unique_ptr<ControlListener> listener_;
 };
 

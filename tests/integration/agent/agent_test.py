@@ -87,6 +87,50 @@ class AgentTest(unittest.TestCase):
         self.assertEqual(follower.communicate(timeout=20)[0], "begin\nend\n")
         self.assertEqual(follower.returncode, DONE)
 
+    def test_output_is_bounded_whatever_becomes_of_the_agent(self):
+        """200 MB of numbered lines: under an agent, without one, and under the next one."""
+        lines, size = 2_000_000, 100
+        gates = {"second": lines // 3, "third": 2 * lines // 3}
+        waits = "".join(f' if (i == {line}) {{ fflush(); while (system("test -e /{gate}")) system("sleep 0.1") }}'
+                        for gate, line in gates.items())
+        program = (f'BEGIN {{ for (i = 0; i < {lines}; ++i) {{ printf "%010d %0{size - 12}d\\n", i, 0;{waits} }}'
+                   ' fflush(); while (1) system("sleep 1") }')
+        bundle = self.lab.bundle("shell", "--", "/bin/awk", program)
+        self.agent.cli("run", bundle, "--id", "loud", "--ip", "10.77.0.20/24")
+        log = self.agent.root / "containers/loud/output.log"
+        inode = log.stat().st_ino
+
+        def written(line):
+            with open(log, "rb") as file:
+                file.seek(max(0, log.stat().st_size - size))
+                return file.read().startswith(b"%010d " % line)
+
+        def on_disk():
+            return log.stat().st_blocks * 512
+
+        bound = 17 << 20
+        wait_for(lambda: written(gates["second"]) and on_disk() <= bound, "the first third, and a cut")
+        self.agent.kill()
+        (pathlib.Path(bundle) / "rootfs/second").touch()
+        wait_for(lambda: written(gates["third"]), "the container to write without an agent")
+        self.assertGreater(on_disk(), lines // 3 * size)
+        self.agent.start()
+        wait_for(lambda: on_disk() <= bound, "the next agent to cut what was written without one")
+        follower = self.agent.popen("logs", "-f", "loud", stdout=subprocess.PIPE)
+        (pathlib.Path(bundle) / "rootfs/third").touch()
+        wait_for(lambda: written(lines - 1) and on_disk() <= bound, "the last third, and a cut")
+        self.assertEqual(log.stat().st_ino, inode)
+        kept = self.agent.cli("logs", "loud").stdout
+        self.agent.cli("stop", "loud", "--grace", "1ms")
+        followed = follower.communicate(timeout=60)[0]
+        for text in (kept, followed):
+            self.assertTrue(text.startswith("[older output was dropped]\n..."), text[:100])
+            # Behind the last mark nothing is missing.
+            whole = text[text.rindex("[older"):].split("\n")[2:-1]
+            numbers = [int(line[:10]) for line in whole]
+            self.assertEqual(numbers, list(range(numbers[0], lines)))
+            self.assertGreater(len(numbers), (7 << 20) // size)
+
     def test_a_stubborn_container_is_killed(self):
         bundle = self.lab.bundle("shell", "--", "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done",)
         self.agent.cli("run", bundle, "--id", "stubborn", "--ip", "10.77.0.21/24")

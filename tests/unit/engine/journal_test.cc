@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 
@@ -42,6 +44,20 @@ TEST_F(JournalTest, RefusesWhatItCannotRead) {
   EXPECT_FALSE(Journal::read(path_).has_value());
   std::ofstream(path_) << "perhaps s t\n";
   EXPECT_FALSE(Journal::read(path_).has_value());
+}
+
+TEST_F(JournalTest, ThereIsNoneIfItCannotBeWritten) {
+  // As on a disk that is full: files can be made, but nothing can be written into them.
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &none), 0);
+  const auto journal = Journal::create(path_, "session-1", "10.0.0.2:7000");
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  ASSERT_FALSE(journal.has_value());
+  EXPECT_EQ(Journal::read(path_).error().code, ENOENT);
 }
 
 TEST_F(JournalTest, FailsInADirectoryThatIsNotThere) {
