@@ -100,15 +100,18 @@ void Arrivals::follow(WorkerProcess& worker, Arrival& arrival) {
 
 // The container runs here: this agent is its keeper from now on.
 void Arrivals::take_over(const ContainerRecord& record) {
-  auto pid = host_.runc.init_pid(record.id());
-  auto kept = pid ? lifecycle_.keep(record, *pid) : Result<void>(std::unexpected(pid.error()));
-  if (kept) return spdlog::info("{}: has arrived and runs as pid {}", record.id(), *pid);
-  spdlog::error("{}: has arrived: {}", record.id(), kept.error().to_string());
-  if (pid) return;
-  // It ended before anybody could watch it.
-  if (auto settled = host_.store.settle_running(record, 0); !settled)
-    spdlog::error("{}: {}", record.id(), settled.error().to_string());
-  lifecycle_.note_unseen_end(record.id());
+  const std::string& id = record.id();
+  const auto pid = host_.find_process(id);
+  if (pid) {
+    spdlog::info("{}: has arrived and runs as pid {}", id, *pid);
+    return log_failure(id, lifecycle_.keep(record, *pid));
+  }
+  spdlog::error("{}: has arrived: {}", id, pid.error().to_string());
+  log_failure(id, host_.store.settle_running(record, 0));
+  if (pid.error().code == ESRCH)
+    lifecycle_.note_unseen_end(id);  // it ended before anybody could watch it
+  else
+    log_failure(id, host_.store.settle(id, Stage::kFailed, pid.error().to_string()));
 }
 
 // The worker died on the way. Whether the container had been let go says the mark that it leaves then.

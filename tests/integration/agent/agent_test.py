@@ -117,6 +117,20 @@ class AgentTest(unittest.TestCase):
                 self.assertEqual(self.state(), "stopped")
                 self.agent.cli("rm", "one")
 
+    def test_what_runc_has_lost_is_not_dead(self):
+        for spoil in ("state.json", ""):
+            with self.subTest(lost=spoil or "all of it"):
+                self.run_one()
+                pid = self.agent.containers()["one"]["pid"]
+                self.agent.stop()
+                known = self.agent.root / "runc" / "one" / spoil
+                known.rename(self.agent.root / "aside")
+                self.agent.start()
+                found = self.agent.containers()["one"]
+                self.assertEqual((found["state"], found["pid"]), ("running", pid), found)
+                (self.agent.root / "aside").rename(known)
+                self.agent.cli("rm", "--force", "one")
+
     def test_an_end_that_no_agent_saw(self):
         self.run_one()
         pid = self.agent.containers()["one"]["pid"]
