@@ -36,12 +36,15 @@ std::string host_of(const sockaddr* address) {
   return text.data();
 }
 
+uint16_t port_of(const SocketAddress& address) {
+  if (address.family() == AF_INET6)
+    return ntohs(reinterpret_cast<const sockaddr_in6&>(address.storage).sin6_port);
+  return ntohs(reinterpret_cast<const sockaddr_in&>(address.storage).sin_port);
+}
+
 std::string host_and_port_of(const SocketAddress& address) {
   const std::string host = host_of(address.get());
-  const bool is_ipv6 = address.family() == AF_INET6;
-  const uint16_t port = ntohs(is_ipv6 ? reinterpret_cast<const sockaddr_in6&>(address.storage).sin6_port
-                                      : reinterpret_cast<const sockaddr_in&>(address.storage).sin_port);
-  return (is_ipv6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+  return (address.family() == AF_INET6 ? "[" + host + "]" : host) + ":" + std::to_string(port_of(address));
 }
 
 Result<HostPort> parse_host_port(const std::string& text) {

@@ -23,6 +23,7 @@ struct SocketAddress {
 Result<SocketAddress> parse_address(const std::string& address, uint16_t port);
 // "10.0.0.2"; "an unknown address" where there is none.
 std::string host_of(const sockaddr* address);
+uint16_t port_of(const SocketAddress& address);
 // "10.0.0.2:7100", "[fd00::2]:7100".
 std::string host_and_port_of(const SocketAddress& address);
 

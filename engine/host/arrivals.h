@@ -1,4 +1,4 @@
-// Migrations to this host: one worker for each accepted connection.
+// Migrations to this host: one worker for each greeting that is admitted.
 //
 // Threads: all members may be called at once.
 #pragma once
@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/fd.h"
+#include "engine/host/admission.h"
 #include "engine/host/lifecycle.h"
 #include "engine/host/workers.h"
 
@@ -13,22 +14,23 @@ namespace godwit::engine {
 
 class Arrivals {
  public:
-  Arrivals(Host& host, Workers& workers, Lifecycle& lifecycle)
-      : host_(host), workers_(workers), lifecycle_(lifecycle) {}
+  Arrivals(Host& host, Workers& workers, Lifecycle& lifecycle);
 
-  // Serves one connection to its end.
-  void receive(Fd connection, const std::string& peer);
+  // Serves one greeting to the end of its migration. `peer`: who said it, for messages.
+  void receive(Fd connection, const std::string& peer, const model::Hello& hello);
   // The worker died on the way, `why`: the container is kept or removed, as its arrival mark says.
   void settle(const model::ContainerRecord& record, const std::string& why);
 
  private:
   struct Arrival;
-  void follow(WorkerProcess& worker, Arrival& arrival);
+  Arrival supervise(Fd connection, const model::Hello& hello);
+  void follow(WorkerProcess& worker, const model::ContainerRecord& record, Arrival& arrival);
   void take_over(const model::ContainerRecord& record);
 
   Host& host_;
   Workers& workers_;
   Lifecycle& lifecycle_;
+  Admission admission_;
 };
 
 }  // namespace godwit::engine

@@ -1,6 +1,9 @@
 #include "engine/host/host.h"
 
 #include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include "runtime/container/cgroup.h"
 
 namespace godwit::engine {
 
@@ -29,6 +32,23 @@ runtime::NetworkSpec Host::network_spec(const model::ContainerRecord& record) co
           .bridge = options.bridge,
           .gateway = record.gateway(),
           .mtu = 0};
+}
+
+// That runc fails, or has never heard of a container, is no evidence: the kernel knows what runs.
+Result<pid_t> Host::find_process(const std::string& id) {
+  constexpr int kTries = 5;
+  constexpr unsigned kPauseUs = 200'000;
+  for (int tried = 1;; ++tried) {
+    auto pid = runc.init_pid(id);
+    if (pid) return pid;
+    const auto processes = runtime::processes_in_cgroup(runc.cgroup(id));
+    if (processes) {
+      if (const auto init = runtime::find_init(*processes)) return *init;
+      if (pid.error().code == ESRCH) return pid;
+    }
+    if (tried == kTries) return pid.error().code == ESRCH ? std::unexpected(processes.error()) : pid;
+    ::usleep(kPauseUs);
+  }
 }
 
 void log_failure(const std::string& id, const Result<void>& result) {

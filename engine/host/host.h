@@ -25,6 +25,9 @@ struct Host {
   // What a worker has to know.
   [[nodiscard]] model::AgentSettings settings() const;
   [[nodiscard]] runtime::NetworkSpec network_spec(const model::ContainerRecord& record) const;
+  // The first process of a container that this host keeps. ESRCH: it has ended. Any other error: nobody could
+  // say whether it lives, and it must not be taken for dead. May take seconds where runc fails.
+  [[nodiscard]] Result<pid_t> find_process(const std::string& id);
   [[nodiscard]] ContainerPaths paths(const std::string& id) const {
     return container_paths(options.root, id);
   }

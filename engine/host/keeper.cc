@@ -7,6 +7,8 @@
 
 #include <filesystem>
 
+#include "base/clock.h"
+#include "base/identifier.h"
 #include "engine/host/arrivals.h"
 #include "engine/host/control_listener.h"
 #include "engine/host/departures.h"
@@ -16,6 +18,8 @@
 #include "engine/host/output_log.h"
 #include "engine/host/recovery.h"
 #include "engine/host/workers.h"
+#include "engine/inquiry.h"
+#include "engine/protocol/peer.h"
 
 namespace godwit::engine {
 
@@ -54,10 +58,12 @@ Result<void> Keeper::start() {
   GODWIT_TRY(lifecycle_->start());
   GODWIT_TRY(host_->store.load());
   recovery_->recover_all();
-  GODWIT_ASSIGN(listener_,
-                ControlListener::start(host_->options.listen, [this](Fd connection, const std::string& peer) {
-                  arrivals_->receive(std::move(connection), peer);
-                }));
+  const ControlListener::Servants servants{
+      .hello = [this](Fd connection, const std::string& peer,
+                      const model::Hello& hello) { arrivals_->receive(std::move(connection), peer, hello); },
+      .inquiry = [this](Fd connection, const std::string& peer,
+                        const model::Inquiry& inquiry) { answer(std::move(connection), peer, inquiry); }};
+  GODWIT_ASSIGN(listener_, ControlListener::start(host_->options.listen, servants, {}));
   return {};
 }
 
@@ -67,6 +73,15 @@ void Keeper::shut_down() {
   if (const size_t left = workers_->end(kWorkersEndIn); left != 0)
     spdlog::warn("{} sessions go on without this agent; the next one settles them", left);
   remove_empty_cgroups();
+}
+
+void Keeper::answer(Fd connection, const std::string& peer, const model::Inquiry& inquiry) const {
+  constexpr int64_t kPatienceNs = 2'000'000'000;
+  Peer asker(std::move(connection), peer);
+  asker.set_deadline_ns(monotonic_ns() + kPatienceNs);
+  auto answered = check_identifier("container id", inquiry.container());
+  if (answered) answered = answer_inquiry(asker, inquiry, host_->settings());
+  if (!answered) spdlog::warn("{}: {}", peer, answered.error().to_string());
 }
 
 // The cgroup that holds those of the containers, in each hierarchy. One that still holds any cannot be

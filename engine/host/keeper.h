@@ -5,7 +5,7 @@
 //     Host        settings, records (Store), runc, networks
 //     Workers     the worker processes at work
 //     Lifecycle   run, stop, remove, execute; notices ends (Reaper)
-//     Arrivals    migrations to this host
+//     Arrivals    migrations to this host (Admission: whether they may come)
 //     Recovery    what sessions and agents that died have left
 //     Departures  migrations away from it
 //     OutputLogs  bounds what containers write
@@ -26,6 +26,9 @@
 
 namespace godwit::engine {
 
+namespace model {
+class Inquiry;
+}
 class Arrivals;
 class ControlListener;
 class Departures;
@@ -85,6 +88,7 @@ class Keeper {
   Reply<model::CheckOutcome> check(const std::string& id);
 
  private:
+  void answer(Fd connection, const std::string& peer, const model::Inquiry& inquiry) const;
   void remove_empty_cgroups() const;
 
   std::atomic<bool> ending_ = false;

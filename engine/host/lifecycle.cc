@@ -6,7 +6,7 @@
 #include <csignal>
 #include <ctime>
 
-#include "base/identifier.h"
+#include "engine/host/own_addresses.h"
 #include "engine/host/validate.h"
 
 namespace godwit::engine {
@@ -45,22 +45,12 @@ Result<void> Lifecycle::start() {
 }
 
 Reply<void> Lifecycle::check_request(const ContainerRecord& record) const {
-  GODWIT_TRY(or_invalid(check_identifier("id", record.id())));
+  GODWIT_TRY(or_invalid(validate_record(record)));
   GODWIT_TRY(or_invalid(check_bundle(record.bundle())));
-  GODWIT_TRY(or_invalid(validate_hostname(record.hostname())));
-  GODWIT_TRY(or_invalid(validate_cidr(record.address())));
-  if (!record.gateway().empty()) GODWIT_TRY(or_invalid(validate_gateway(record.gateway(), record.address())));
-  GODWIT_TRY(or_invalid(validate_label("environment", record.environment())));
-  GODWIT_TRY(or_invalid(validate_label("group", record.anti_affinity_group())));
   if (record.memory_limit_bytes() != 0 && record.memory_limit_bytes() < kMemoryLimitMin)
     return deny(DenialKind::kInvalidArgument, "accept the memory limit",
                 std::to_string(record.memory_limit_bytes()), "it must be 4 MiB or more");
-  if (!record.anti_affinity_group().empty())
-    for (const StoredContainer& other : host_.store.list())
-      if (other.record.anti_affinity_group() == record.anti_affinity_group() &&
-          other.record.id() != record.id())
-        return deny(DenialKind::kFailedPrecondition, "run", record.id(),
-                    other.record.id() + " of the same anti-affinity group is on this host");
+  GODWIT_TRY(or_deny(DenialKind::kFailedPrecondition, check_not_of_host(record)));
   return {};
 }
 

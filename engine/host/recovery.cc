@@ -51,17 +51,15 @@ void Recovery::recover(const StoredContainer& container) {
 // An ordinary container of an earlier agent: runs still, or has ended in between.
 void Recovery::find_again(const StoredContainer& container) {
   const ContainerRecord& record = container.record;
-  const auto state = host_.runc.state(record.id());
-  if (!state)
-    return log_failure(record.id(),
-                       host_.store.settle(record.id(), Stage::kFailed, state.error().to_string()));
-  if (*state == runtime::ContainerState::kRunning || *state == runtime::ContainerState::kPaused) {
-    if (const auto pid = host_.runc.init_pid(record.id())) {
-      spdlog::info("{}: found again, pid {}", record.id(), *pid);
-      return log_failure(record.id(), lifecycle_.keep(record, *pid));
-    }
+  const auto pid = host_.find_process(record.id());
+  if (pid) {
+    spdlog::info("{}: found again, pid {}", record.id(), *pid);
+    return log_failure(record.id(), lifecycle_.keep(record, *pid));
   }
-  if (container.stage == Stage::kFailed && *state != runtime::ContainerState::kStopped) return;
+  if (pid.error().code != ESRCH)
+    return log_failure(record.id(), host_.store.settle(record.id(), Stage::kFailed, pid.error().to_string()));
+  const auto state = host_.runc.state(record.id());
+  if (container.stage == Stage::kFailed && state != runtime::ContainerState::kStopped) return;
   log_failure(record.id(), host_.store.settle(record.id(), Stage::kStopped));
   if (!container.exit) lifecycle_.note_unseen_end(record.id());
 }
@@ -104,7 +102,7 @@ std::string Recovery::settle_departure(const ContainerRecord& record) {
 
 // Undoes everything that a session can do to a container before the commit. All of it may be undone already.
 Result<void> Recovery::make_run_again(const ContainerRecord& record) {
-  GODWIT_ASSIGN(const pid_t pid, host_.runc.init_pid(record.id()));
+  GODWIT_ASSIGN(const pid_t pid, host_.find_process(record.id()));
   GODWIT_ASSIGN(auto freezer, runtime::Freezer::open(pid));
   GODWIT_TRY(freezer.thaw());
   // The container runs; what follows is its pace and its packets, and is tried to the end.

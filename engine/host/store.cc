@@ -160,27 +160,45 @@ Result<void> Store::write_status(const StoredContainer& container) const {
                               status.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
-Reply<void> Store::add(const ContainerRecord& record, Stage stage) {
-  const std::lock_guard lock(mutex_);
-  const ContainerPaths paths = container_paths(root_, record.id());
+Reply<void> Store::check_place(const ContainerRecord& record) const {
   if (containers_.contains(record.id()))
     return deny(DenialKind::kAlreadyExists, "take the id", record.id(),
                 "this host has a container of that name");
-  const auto twin = std::ranges::find_if(containers_, [&](const auto& entry) {
-    const std::string& other = entry.second.record.address();
-    return other.substr(0, other.find('/')) == record.address().substr(0, record.address().find('/'));
-  });
-  if (twin != containers_.end())
-    return deny(DenialKind::kAlreadyExists, "take the address", record.address(),
-                fmt::format("the container {} has it", twin->first));
+  const auto host_part = [](const std::string& cidr) { return cidr.substr(0, cidr.find('/')); };
+  for (const auto& [id, other] : containers_) {
+    if (host_part(other.record.address()) == host_part(record.address()))
+      return deny(DenialKind::kAlreadyExists, "take the address", record.address(),
+                  fmt::format("the container {} has it", id));
+    if (!record.anti_affinity_group().empty() &&
+        other.record.anti_affinity_group() == record.anti_affinity_group())
+      return deny(DenialKind::kFailedPrecondition, "run", record.id(),
+                  fmt::format("{} of the same anti-affinity group is on this host", id));
+  }
+  return {};
+}
+
+Reply<void> Store::add(const ContainerRecord& record, Stage stage) {
+  const std::lock_guard lock(mutex_);
+  GODWIT_TRY(check_place(record));
   StoredContainer container{
       .record = record, .stage = stage, .pid = 0, .exit = {}, .error = {}, .commands = 0};
-  GODWIT_TRY(or_internal(make_directory(paths.directory)));
-  const bool arriving = stage == Stage::kArriving;
-  GODWIT_TRY(or_internal(write_record(arriving ? arriving_path(paths) : paths.record, record)));
-  if (!arriving) GODWIT_TRY(or_internal(write_status(container)));
+  if (auto written = write_new(container); !written) {
+    const std::string directory = container_paths(root_, record.id()).directory;
+    std::error_code error;
+    std::filesystem::remove_all(directory, error);
+    if (error) spdlog::warn("{}", fail("remove", directory, error.value()).error().to_string());
+    return deny(DenialKind::kInternal, std::move(written).error());
+  }
   containers_[record.id()] = std::move(container);
   return {};
+}
+
+Result<void> Store::write_new(const StoredContainer& container) const {
+  const ContainerPaths paths = container_paths(root_, container.record.id());
+  GODWIT_TRY(make_directory(paths.directory));
+  if (container.stage == Stage::kArriving) return write_record(arriving_path(paths), container.record);
+  GODWIT_TRY(write_record(paths.record, container.record));
+  return write_status(container);
 }
 
 Reply<StoredContainer*> Store::locate(const std::string& id, const std::string& operation) {

@@ -62,7 +62,8 @@ class Store {
   // Reads what an earlier agent of this root left. Stages are as they were left; recovery settles them.
   Result<void> load();
 
-  // Takes the id. The directory exists afterwards.
+  // Takes the id, the address and the place of the anti-affinity group; if one of them is taken, nothing is
+  // made. The directory exists afterwards.
   Reply<void> add(const model::ContainerRecord& record, Stage stage);
   Reply<StoredContainer> find(const std::string& id) const;
   std::vector<StoredContainer> list() const;
@@ -87,6 +88,8 @@ class Store {
 
  private:
   Result<void> load_one(const std::string& id);
+  [[nodiscard]] Reply<void> check_place(const model::ContainerRecord& record) const;
+  Result<void> write_new(const StoredContainer& container) const;
   Result<void> write_status(const StoredContainer& container) const;
   Reply<StoredContainer*> locate(const std::string& id, const std::string& operation);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/identifier.h"
 #include "runtime/network/address.h"
 
 namespace godwit::engine {
@@ -80,6 +81,15 @@ Result<void> validate_label(const std::string& what, const std::string& label) {
   if (fits) return {};
   return refuse("accept the " + what, "'" + label.substr(0, kLabelCharactersMax) + "'",
                 "it must be printable and at most 128 characters");
+}
+
+Result<void> validate_record(const model::ContainerRecord& record) {
+  GODWIT_TRY(check_identifier("id", record.id()));
+  GODWIT_TRY(validate_hostname(record.hostname()));
+  GODWIT_TRY(validate_cidr(record.address()));
+  if (!record.gateway().empty()) GODWIT_TRY(validate_gateway(record.gateway(), record.address()));
+  GODWIT_TRY(validate_label("environment", record.environment()));
+  return validate_label("group", record.anti_affinity_group());
 }
 
 }  // namespace godwit::engine

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "engine/protocol/container.pb.h"
 
 namespace godwit::engine {
 
@@ -16,5 +17,8 @@ Result<void> validate_cidr(const std::string& cidr);
 Result<void> validate_gateway(const std::string& gateway, const std::string& cidr);
 // A name that is only shown and compared (environment, group): printable, at most 128 characters.
 Result<void> validate_label(const std::string& what, const std::string& label);
+
+// All of these for what a record names; names become paths. Its bundle and limits are not looked at.
+Result<void> validate_record(const model::ContainerRecord& record);
 
 }  // namespace godwit::engine

@@ -47,12 +47,6 @@ Result<TargetSession::State> TargetSession::prepare() {
 
 Result<void> TargetSession::make_container() {
   const model::ContainerRecord& record = hello_.container();
-  model::WorkerReport report;
-  *report.mutable_arriving()->mutable_container() = record;
-  report.mutable_arriving()->set_session(hello_.session());
-  agent_.report(report);
-  announced_to_agent_ = true;
-
   std::error_code error;
   std::filesystem::create_directories(paths_.directory, error);
   if (error) return fail("make the directory", paths_.directory, error.value());

@@ -101,7 +101,6 @@ void TargetSession::roll_back(const Error& error) {
   delivery_.reset();
   announcer_.reset();
   if (attachment_) tell(network_.detach(network_spec()));
-  if (!announced_to_agent_) return;
   model::WorkerReport report;
   report.set_failed(error.to_string());
   agent_.report(report);

@@ -1,4 +1,5 @@
-// TargetSession: the target side of one migration, from the source's greeting to a running container.
+// TargetSession: the target side of one migration, from the source's greeting, which the agent has read and
+// admitted, to a running container.
 //
 //   greet -> prepare -> round -> round -> ... -> frozen -> held -> run -> aftercare -> ended
 //
@@ -53,8 +54,6 @@ class TargetSession {
 
   // greet.cc
   Result<State> greet();
-  Result<void> check_hello() const;
-  Result<void> check_room() const;
   Result<void> listen_for_link();
   // make_replica.cc
   Result<State> prepare();
@@ -90,7 +89,6 @@ class TargetSession {
 
   model::Hello hello_;
   ContainerPaths paths_;
-  bool announced_to_agent_ = false;
 
   // What was made, in the order of making.
   runtime::Runc runc_;

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <filesystem>
+#include <set>
 #include <sstream>
 #include <string_view>
 
@@ -107,6 +109,53 @@ Result<uint64_t> cgroup_number(const std::string& path, const std::string& key, 
   if (code != std::errc() || end != word.data() + word.size())
     return refuse("read", path, "'" + word + "' is not a number");
   return number;
+}
+
+Result<std::vector<pid_t>> processes_in_cgroup(const std::string& path) {
+  const std::filesystem::path mounts = "/sys/fs/cgroup";
+  std::vector<std::filesystem::path> trees = {mounts / path};
+  std::error_code error;
+  for (const auto& hierarchy : std::filesystem::directory_iterator(mounts, error))
+    if (hierarchy.is_directory(error)) trees.push_back(hierarchy.path() / path);
+  if (error) return fail("list", mounts, error.value());
+  std::set<pid_t> found;
+  for (const std::filesystem::path& tree : trees) {
+    if (!std::filesystem::exists(tree, error)) continue;
+    std::vector<std::filesystem::path> directories = {tree};
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(tree, error))
+      if (entry.is_directory(error)) directories.push_back(entry.path());
+    for (const std::filesystem::path& directory : directories) {
+      const auto text = read_file(directory / "cgroup.procs");
+      // Gone meanwhile, or threaded: then the process counts in the cgroup above (cgroups(7)).
+      if (!text &&
+          (text.error().code == ENOENT || text.error().code == ENODEV || text.error().code == EOPNOTSUPP))
+        continue;
+      if (!text) return std::unexpected(text.error());
+      std::istringstream numbers(*text);
+      for (pid_t pid = 0; numbers >> pid;) found.insert(pid);
+    }
+  }
+  return std::vector<pid_t>(found.begin(), found.end());
+}
+
+std::optional<pid_t> find_init(const std::vector<pid_t>& processes) {
+  std::optional<pid_t> init;
+  size_t depth_of_init = 0;
+  for (const pid_t pid : processes) {
+    // "NSpid:\t4711\t1": its numbers from our pid namespace inwards.
+    std::istringstream lines(read_file("/proc/" + std::to_string(pid) + "/status").value_or(""));
+    for (std::string line; std::getline(lines, line);) {
+      if (!line.starts_with("NSpid:")) continue;
+      std::istringstream words(line.substr(line.find(':') + 1));
+      size_t depth = 0;
+      pid_t number = 0;
+      while (words >> number) ++depth;
+      if (number != 1 || depth < 2 || (init && depth >= depth_of_init)) continue;
+      init = pid;
+      depth_of_init = depth;
+    }
+  }
+  return init;
 }
 
 }  // namespace godwit::runtime

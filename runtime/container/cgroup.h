@@ -3,7 +3,9 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -21,5 +23,11 @@ namespace godwit::runtime {
 // "max" and below zero are `unlimited`. `key` empty: the first number.
 [[nodiscard]] Result<uint64_t> cgroup_number(const std::string& path, const std::string& key = {},
                                              uint64_t unlimited = UINT64_MAX);
+
+// The processes in the cgroup `path` and below it, in all hierarchies together; none where there is no such
+// cgroup.
+[[nodiscard]] Result<std::vector<pid_t>> processes_in_cgroup(const std::string& path);
+// Of these, the one that is the first of the outermost pid namespace (pid_namespaces(7)): a container's init.
+[[nodiscard]] std::optional<pid_t> find_init(const std::vector<pid_t>& processes);
 
 }  // namespace godwit::runtime

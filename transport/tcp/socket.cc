@@ -43,12 +43,10 @@ Result<Fd> listen_tcp(const std::string& address, uint16_t port) {
 }
 
 Result<uint16_t> local_port(int socket) {
-  sockaddr_storage address{};
-  socklen_t size = sizeof address;
-  if (::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+  SocketAddress address;
+  if (::getsockname(socket, address.get(), &address.size) != 0)
     return fail("read the address of", "the listening socket");
-  if (address.ss_family == AF_INET6) return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
-  return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+  return port_of(address);
 }
 
 Result<Fd> connect_tcp(const std::string& address, uint16_t port, int64_t deadline_ns) {

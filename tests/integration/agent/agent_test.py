@@ -161,6 +161,20 @@ class AgentTest(unittest.TestCase):
                 self.assertEqual(self.state(), "stopped")
                 self.agent.cli("rm", "one")
 
+    def test_what_runc_has_lost_is_not_dead(self):
+        for spoil in ("state.json", ""):
+            with self.subTest(lost=spoil or "all of it"):
+                self.run_one()
+                pid = self.agent.containers()["one"]["pid"]
+                self.agent.stop()
+                known = self.agent.root / "runc" / "one" / spoil
+                known.rename(self.agent.root / "aside")
+                self.agent.start()
+                found = self.agent.containers()["one"]
+                self.assertEqual((found["state"], found["pid"]), ("running", pid), found)
+                (self.agent.root / "aside").rename(known)
+                self.agent.cli("rm", "--force", "one")
+
     def test_an_end_that_no_agent_saw(self):
         self.run_one()
         pid = self.agent.containers()["one"]["pid"]
@@ -192,6 +206,37 @@ class AgentTest(unittest.TestCase):
     def test_groups_do_not_share_a_host(self):
         self.run_one("one", "10.77.0.20", "--group", "g")
         self.fails(FAILED, "anti-affinity", "run", self.bundle, "--id", "two", "--ip", "10.77.0.21/24", "--group", "g")
+
+    def test_groups_do_not_meet_by_a_migration(self):
+        other = self.lab.agents["b"]
+        self.run_one("one", "10.77.0.20", "--group", "g")
+        other.cli("run", self.bundle, "--id", "two", "--ip", "10.77.0.21/24", "--group", "g")
+        try:
+            for _ in range(20):  # more often than there are places for arrivals
+                self.fails(FAILED, "two of the same anti-affinity group is on this host", "migrate", "one", "--to",
+                           other.address)
+            self.assertEqual([p.name for p in (other.root / "containers").iterdir()], ["two"])
+            self.assertEqual(self.state(), "running")
+        finally:
+            other.cli("rm", "--force", "two")
+
+    def test_the_silent_do_not_keep_migrations_out(self):
+        other = self.lab.agents["b"]
+        address, port = other.address.split(":")
+        crowd = ("import socket, sys\n"
+                 f"crowd = [socket.create_connection(('{address}', {port})) for _ in range(100)]\n"
+                 "print('here', flush=True)\nsys.stdin.read()")
+        self.run_one("one", "10.77.0.20")
+        other.cli("run", self.bundle, "--id", "one", "--ip", "10.77.0.21/24")
+        silent = subprocess.Popen(self.lab.client_command(sys.executable, "-c", crowd), stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)
+        try:
+            self.assertEqual(silent.stdout.readline(), "here\n")
+            # The target's answer, not a broken connection.
+            self.fails(FAILED, "has a container of that name", "migrate", "one", "--to", other.address)
+        finally:
+            silent.communicate("")
+            other.cli("rm", "--force", "one")
 
     def test_no_agent(self):
         done = subprocess.run([self.agent_program(), "--api", "unix:/nonexistent/socket", "ps"], capture_output=True,
