@@ -22,8 +22,8 @@
 
 namespace godwit::runtime {
 
-// The container goes on here: the programs are removed, the port is open, and frames flow. After an error it may
-// still be cut off: to be called again.
+// The container goes on here: the programs are removed, the port is open, and frames flow. After an error it
+// may still be cut off: to be called again.
 Result<void> unpark_leftovers(const Attachment& attachment);
 // The container belongs to another host: its port is held, and this host's bridge forgets that it was here.
 // The programs stay in front of it until the interfaces go. No such interface is success.
