@@ -108,6 +108,8 @@ class AfterTheDecision : public ::testing::Test {
   }
   void TearDown() override {
     client_.reset();
+    // What is traced is not waited for as long as its tracer holds its threads.
+    capture_.reset();
     for (const pid_t pid : {source_, target_}) {
       if (pid <= 0) continue;
       ::kill(pid, SIGKILL);
