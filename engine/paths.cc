@@ -7,7 +7,7 @@ ContainerPaths container_paths(const std::string& root, const std::string& id) {
   return {.directory = directory,
           .record = directory + "/record.json",
           .log = directory + "/output.log",
-          .journal = directory + "/journal"};
+          .plan = directory + "/after-commit"};
 }
 std::string runc_root(const std::string& root) {
   return root + "/runc";

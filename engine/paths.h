@@ -10,7 +10,7 @@ struct ContainerPaths {
   std::string directory;  // ROOT/containers/ID
   std::string record;     // its ContainerRecord, JSON
   std::string log;        // stdout and stderr
-  std::string journal;    // of a migration under way; absent otherwise
+  std::string plan;       // of a held replica: what is left to be done to let it run (heal.h)
 };
 ContainerPaths container_paths(const std::string& root, const std::string& id);
 std::string runc_root(const std::string& root);     // ROOT/runc

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/identifier.h"
+#include "engine/commit/machine.h"
 #include "engine/host/own_addresses.h"
 #include "engine/host/validate.h"
 #include "engine/protocol/version.h"
@@ -29,19 +30,20 @@ Result<std::unique_ptr<Admission::Room>> Admission::admit(const model::Hello& he
   };
   if (auto free = check_not_of_host(record); !free) return refuse_for(free.error());
   GODWIT_ASSIGN(auto room, keep_room(hello));
-  if (auto added = host_.store.add(record, Stage::kArriving); !added) return refuse_for(added.error().error);
+  if (auto added = host_.store.add(record, Stage::kArriving, hello.session()); !added) return refuse_for(added.error().error);
   return room;
 }
 
 Result<void> Admission::check_greeting(const model::Hello& hello) const {
-  if (hello.version() != kProtocolVersion)
-    return refuse(
-        "receive", "a container",
-        fmt::format("the source speaks protocol version {}, this agent {}: run the same godwitd on both",
-                    hello.version(), kProtocolVersion));
+  if (!is_spoken(hello.version()))
+    return refuse("receive", "a container",
+                  fmt::format("the source speaks protocol version {}, this agent {} to {}: run the same godwitd "
+                              "on both, or versions that follow each other",
+                              hello.version(), kProtocolVersionLeast, kProtocolVersion));
   const std::string& id = hello.container().id();
   GODWIT_TRY(check_identifier("container id", id));
   GODWIT_TRY(check_identifier("session", hello.session()));
+  GODWIT_TRY(check_incarnation(hello.container()));
   if (hello.source_name() == host_.options.name)
     return refuse("receive", id, "source and target are both named " + host_.options.name);
   if (hello.goals().deadline_ms() == 0 || hello.goals().deadline_ms() > kDeadlineMsMax)
@@ -54,6 +56,16 @@ Result<void> Admission::check_greeting(const model::Hello& hello) const {
                   "its threads have processor state that this processor lacks (choose a host with the same "
                   "instruction set extensions)");
   return {};
+}
+
+// A copy that was left behind somewhere must not come here as if it were the container.
+Result<void> Admission::check_incarnation(const model::ContainerRecord& record) const {
+  GODWIT_ASSIGN(const uint64_t highest, host_.sessions.highest_incarnation(record.uid()));
+  if (may_arrive(record.incarnation(), highest)) return {};
+  return refuse("receive", record.id(),
+                fmt::format("host {} has seen incarnation {} of it, and this one is {}: it is a copy that was left "
+                            "behind",
+                            host_.options.name, highest, record.incarnation()));
 }
 
 Result<std::unique_ptr<Admission::Room>> Admission::keep_room(const model::Hello& hello) {

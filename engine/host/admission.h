@@ -41,6 +41,7 @@ class Admission {
 
  private:
   [[nodiscard]] Result<void> check_greeting(const model::Hello& hello) const;
+  [[nodiscard]] Result<void> check_incarnation(const model::ContainerRecord& record) const;
   Result<std::unique_ptr<Room>> keep_room(const model::Hello& hello);
 
   Host& host_;

@@ -3,8 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include "base/clock.h"
-#include "engine/arrival.h"
-#include "engine/host/worker_mark.h"
 #include "engine/protocol/framing.h"
 #include "engine/session/host_resources.h"
 
@@ -14,15 +12,12 @@ using model::ContainerRecord;
 using model::WorkerOrder;
 using model::WorkerReport;
 
-// How a worker's session ended.
-struct Arrivals::Arrival {
-  bool arrived = false;
-  bool over = false;  // arrived, or undone by the worker
-  std::string why;
-};
-
-Arrivals::Arrivals(Host& host, Workers& workers, Lifecycle& lifecycle)
-    : host_(host), workers_(workers), lifecycle_(lifecycle), admission_(host, available_memory_bytes) {}
+Arrivals::Arrivals(Host& host, Workers& workers, Lifecycle& lifecycle, Settlement& settlement)
+    : host_(host),
+      workers_(workers),
+      lifecycle_(lifecycle),
+      settlement_(settlement),
+      admission_(host, available_memory_bytes) {}
 
 void Arrivals::receive(Fd connection, const std::string& peer, const model::Hello& hello) {
   const auto room = admission_.admit(hello);
@@ -36,77 +31,53 @@ void Arrivals::receive(Fd connection, const std::string& peer, const model::Hell
     return;
   }
   const ContainerRecord& record = hello.container();
-  const Arrival arrival = supervise(std::move(connection), hello);
-  if (!arrival.over) return settle(record, arrival.why);
-  if (arrival.arrived) return remove_worker_mark(host_.paths(record.id()).directory);
-  spdlog::info("{}: does not come from {}: {}", record.id(), peer, arrival.why);
-  // The worker has removed what it made; this finds what it could not.
-  log_failure(record.id(), lifecycle_.delete_all_of(record));
+  const std::string why = supervise(std::move(connection), hello);
+  const auto container = host_.store.find(record.id());
+  // It has arrived, or the worker has removed all that it made of it; what it could not, the settlement finds.
+  if (!container || container->stage != Stage::kArriving || container->session != hello.session()) return;
+  spdlog::info("{}: does not come from {} by its worker: {}", record.id(), peer, why);
+  settlement_.begin(*container);
 }
 
-Arrivals::Arrival Arrivals::supervise(Fd connection, const model::Hello& hello) {
+// Until the worker has ended. Why, if the container has not arrived.
+std::string Arrivals::supervise(Fd connection, const model::Hello& hello) {
   WorkerOrder order;
   *order.mutable_target()->mutable_agent() = host_.settings();
   *order.mutable_target()->mutable_hello() = hello;
   const auto entry = workers_.start(order, std::move(connection));
-  if (!entry) return {.arrived = false, .over = true, .why = entry.error().to_string()};
+  if (!entry) return entry.error().to_string();
   WorkerProcess& worker = (*entry)->worker();
-  const std::string& id = hello.container().id();
-  if (auto marked = write_worker_mark(host_.paths(id).directory, worker.pid()); !marked)
-    spdlog::warn("{}: {}", id, marked.error().to_string());
-  Arrival arrival;
-  follow(worker, hello.container(), arrival);
-  if (auto death = worker.wait()) arrival.why = *death;
-  return arrival;
+  std::string why = follow(worker);
+  if (auto death = worker.wait()) why = *death;
+  return why;
 }
 
-void Arrivals::follow(WorkerProcess& worker, const ContainerRecord& record, Arrival& arrival) {
+std::string Arrivals::follow(WorkerProcess& worker) {
+  std::string why;
   for (;;) {
     auto report = worker.next_report();
     if (!report) {
-      arrival.why = report.error().to_string();
-      return worker.kill();
+      worker.kill();
+      return report.error().to_string();
     }
-    if (!*report) return;
+    if (!*report) return why;
     const WorkerReport& said = **report;
     if (said.has_arrived()) {
-      arrival.arrived = arrival.over = true;
-      take_over(record);
+      take_over(said.arrived());
       worker.say_kept();
     } else if (said.has_failed()) {
-      arrival.over = true;
-      arrival.why = said.failed();
+      why = said.failed();
     }
   }
 }
 
-// The container runs here: this agent is its keeper from now on.
+// The container runs here: this agent is its keeper from now on. If that cannot be seen now, the settlement goes
+// on looking.
 void Arrivals::take_over(const ContainerRecord& record) {
-  const std::string& id = record.id();
-  const auto pid = host_.find_process(id);
-  if (pid) {
-    spdlog::info("{}: has arrived and runs as pid {}", id, *pid);
-    return log_failure(id, lifecycle_.keep(record, *pid));
-  }
-  spdlog::error("{}: has arrived: {}", id, pid.error().to_string());
-  log_failure(id, host_.store.settle_running(record, 0));
-  if (pid.error().code == ESRCH)
-    lifecycle_.note_unseen_end(id);  // it ended before anybody could watch it
-  else
-    log_failure(id, host_.store.settle(id, Stage::kFailed, pid.error().to_string()));
-}
-
-// The worker died on the way. Whether the container had been let go says the mark that it leaves then.
-void Arrivals::settle(const ContainerRecord& record, const std::string& why) {
-  const ContainerPaths paths = host_.paths(record.id());
-  if (read_arrival(paths)) {
-    spdlog::warn("{}: {}, after it had been let go", record.id(), why);
-    remove_worker_mark(paths.directory);
-    return take_over(record);
-  }
-  spdlog::warn("{}: {}; what was built of it is removed", record.id(), why);
-  if (auto deleted = lifecycle_.delete_all_of(record); !deleted)
-    spdlog::error("{}: {}", record.id(), deleted.error().to_string());
+  const auto pid = host_.find_process(record.id());
+  if (!pid) return log_failure(record.id(), std::unexpected(pid.error()));
+  spdlog::info("{}: has arrived and runs as pid {}", record.id(), *pid);
+  log_failure(record.id(), lifecycle_.keep(record, *pid));
 }
 
 }  // namespace godwit::engine

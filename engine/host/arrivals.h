@@ -8,28 +8,27 @@
 #include "base/fd.h"
 #include "engine/host/admission.h"
 #include "engine/host/lifecycle.h"
+#include "engine/host/settlement.h"
 #include "engine/host/workers.h"
 
 namespace godwit::engine {
 
 class Arrivals {
  public:
-  Arrivals(Host& host, Workers& workers, Lifecycle& lifecycle);
+  Arrivals(Host& host, Workers& workers, Lifecycle& lifecycle, Settlement& settlement);
 
   // Serves one greeting to the end of its migration. `peer`: who said it, for messages.
   void receive(Fd connection, const std::string& peer, const model::Hello& hello);
-  // The worker died on the way, `why`: the container is kept or removed, as its arrival mark says.
-  void settle(const model::ContainerRecord& record, const std::string& why);
 
  private:
-  struct Arrival;
-  Arrival supervise(Fd connection, const model::Hello& hello);
-  void follow(WorkerProcess& worker, const model::ContainerRecord& record, Arrival& arrival);
+  std::string supervise(Fd connection, const model::Hello& hello);
+  std::string follow(WorkerProcess& worker);
   void take_over(const model::ContainerRecord& record);
 
   Host& host_;
   Workers& workers_;
   Lifecycle& lifecycle_;
+  Settlement& settlement_;
   Admission admission_;
 };
 

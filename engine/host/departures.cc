@@ -11,8 +11,8 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/identifier.h"
 #include "base/socket_address.h"
-#include "engine/host/worker_mark.h"
 #include "engine/session/goals.h"
 
 namespace godwit::engine {
@@ -27,14 +27,6 @@ namespace {
 
 constexpr auto kLookAtClient = std::chrono::milliseconds(50);
 constexpr int64_t kCheckMs = 60'000;
-
-// 128 random bits: unique wherever two agents meet.
-Result<std::string> new_session_name() {
-  std::array<uint64_t, 2> bits{};
-  if (::getrandom(bits.data(), sizeof bits, 0) != static_cast<ssize_t>(sizeof bits))
-    return fail("name", "a session");
-  return fmt::format("{:016x}{:016x}", bits[0], bits[1]);
-}
 
 }  // namespace
 
@@ -81,10 +73,10 @@ Reply<void> Departures::migrate(const std::string& id, const std::string& target
                                 const MigrationGoals& wishes, const Keeper::Feed& feed,
                                 const std::function<bool()>& cancelled) {
   GODWIT_ASSIGN(const MigrationGoals goals, or_invalid(complete_goals(wishes)));
-  GODWIT_ASSIGN(const std::string name, or_internal(new_session_name()));
+  GODWIT_ASSIGN(const std::string name, or_internal(random_name()));
   GODWIT_TRY(or_invalid(parse_host_port(target)));
   GODWIT_ASSIGN(const StoredContainer container,
-                host_.store.begin(id, "migrate", {Stage::kRunning}, Stage::kMigrating));
+                host_.store.begin(id, "migrate", {Stage::kRunning}, Stage::kMigrating, name));
   const ContainerRecord& record = container.record;
 
   WorkerOrder order;
@@ -106,7 +98,7 @@ Reply<void> Departures::migrate(const std::string& id, const std::string& target
   entry->reset();
   MigrationEvent event;
   if (departure.last) event = *departure.last;
-  *event.mutable_result() = conclude(record, departure);
+  *event.mutable_result() = conclude(record, departure, cancelled);
   if (event.at_us() == 0) event.set_at_us(monotonic_us() - began_us);
   feed(event);
   return {};
@@ -114,9 +106,6 @@ Reply<void> Departures::migrate(const std::string& id, const std::string& target
 
 void Departures::follow(WorkerProcess& worker, const std::string& id, Departure& departure,
                         const Keeper::Feed& feed, const std::function<bool()>& cancelled) {
-  const std::string directory = host_.paths(id).directory;
-  if (auto marked = write_worker_mark(directory, worker.pid()); !marked)
-    spdlog::warn("{}: {}", id, marked.error().to_string());
   std::thread reader([&] { departure.read(worker); });
   bool told = false;
   for (bool over = false; !over;) {
@@ -135,10 +124,10 @@ void Departures::follow(WorkerProcess& worker, const std::string& id, Departure&
     told = true;
   }
   reader.join();
-  remove_worker_mark(directory);
 }
 
-MigrationResult Departures::conclude(const ContainerRecord& record, Departure& departure) {
+MigrationResult Departures::conclude(const ContainerRecord& record, Departure& departure,
+                                     const std::function<bool()>& cancelled) {
   MigrationResult result;
   if (departure.last) result = departure.last->result();
   if (!departure.last) {
@@ -150,8 +139,14 @@ MigrationResult Departures::conclude(const ContainerRecord& record, Departure& d
     if (auto erased = host_.store.erase(record.id()); !erased)
       spdlog::error("{}: {}", record.id(), erased.error().to_string());
   } else {
-    result.set_succeeded(false);
-    result.set_container_at(recovery_.settle_departure(record));
+    const auto container = host_.store.find(record.id());
+    result.set_container_at(container ? settlement_.settle(*container, cancelled) : "target");
+    // The worker did not live to see it.
+    result.set_succeeded(result.container_at() == "target");
+    if (result.succeeded()) {
+      spdlog::warn("{}: {}", record.id(), result.error());
+      result.clear_error();
+    }
   }
   if (result.succeeded())
     spdlog::info("{}: migrated, {} rounds, downtime {} us", record.id(), result.rounds(),

@@ -6,15 +6,15 @@
 #include <functional>
 #include <string>
 
-#include "engine/host/recovery.h"
+#include "engine/host/settlement.h"
 #include "engine/host/workers.h"
 
 namespace godwit::engine {
 
 class Departures {
  public:
-  Departures(Host& host, Workers& workers, Recovery& recovery)
-      : host_(host), workers_(workers), recovery_(recovery) {}
+  Departures(Host& host, Workers& workers, Settlement& settlement)
+      : host_(host), workers_(workers), settlement_(settlement) {}
 
   // keeper.h says what these do.
   Reply<void> migrate(const std::string& id, const std::string& target, const model::MigrationGoals& goals,
@@ -25,11 +25,12 @@ class Departures {
   struct Departure;
   void follow(WorkerProcess& worker, const std::string& id, Departure& departure, const Keeper::Feed& feed,
               const std::function<bool()>& cancelled);
-  model::MigrationResult conclude(const model::ContainerRecord& record, Departure& departure);
+  model::MigrationResult conclude(const model::ContainerRecord& record, Departure& departure,
+                                  const std::function<bool()>& cancelled);
 
   Host& host_;
   Workers& workers_;
-  Recovery& recovery_;
+  Settlement& settlement_;
 };
 
 }  // namespace godwit::engine

@@ -11,7 +11,8 @@ Host::Host(KeeperOptions options)
     : options(std::move(options)),
       runc(runc_root(this->options.root), bundles_root(this->options.root), this->options.name),
       network(network_root(this->options.root), this->options.cni_plugins),
-      store(this->options.root) {}
+      store(this->options.root),
+      sessions(this->options.root) {}
 
 model::AgentSettings Host::settings() const {
   model::AgentSettings settings;
@@ -20,6 +21,7 @@ model::AgentSettings Host::settings() const {
   settings.set_bridge(options.bridge);
   settings.set_cni_plugins(options.cni_plugins);
   settings.set_listen_address(options.listen);
+  for (const std::string& address : options.advertised) settings.add_advertised(address);
   settings.set_fault(options.fault);
   settings.set_rdma(options.rdma);
   return settings;
@@ -49,6 +51,16 @@ Result<pid_t> Host::find_process(const std::string& id) {
     if (tried == kTries) return pid.error().code == ESRCH ? std::unexpected(processes.error()) : pid;
     ::usleep(kPauseUs);
   }
+}
+
+Copy Host::observe(const std::string& id) const {
+  const std::string cgroup = runc.cgroup(id);
+  const auto processes = runtime::processes_in_cgroup(cgroup);
+  if (!processes) return Copy::kUnknown;
+  const auto frozen = runtime::is_frozen(cgroup);
+  if (!frozen) return Copy::kUnknown;
+  if (processes->empty()) return *frozen ? Copy::kGoneUnrun : Copy::kGone;
+  return *frozen ? Copy::kHeld : Copy::kRuns;
 }
 
 void log_failure(const std::string& id, const Result<void>& result) {

@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "engine/commit/machine.h"
+#include "engine/commit/store.h"
 #include "engine/host/keeper.h"
 #include "engine/host/store.h"
 #include "engine/paths.h"
@@ -21,6 +23,7 @@ struct Host {
   runtime::Runc runc;
   runtime::Network network;
   Store store;
+  SessionStore sessions;  // records of migrations
 
   // What a worker has to know.
   [[nodiscard]] model::AgentSettings settings() const;
@@ -28,6 +31,8 @@ struct Host {
   // The first process of a container that this host keeps. ESRCH: it has ended. Any other error: nobody could
   // say whether it lives, and it must not be taken for dead. May take seconds where runc fails.
   [[nodiscard]] Result<pid_t> find_process(const std::string& id);
+  // What the kernel shows of it.
+  [[nodiscard]] Copy observe(const std::string& id) const;
   [[nodiscard]] ContainerPaths paths(const std::string& id) const {
     return container_paths(options.root, id);
   }

@@ -17,9 +17,11 @@
 #include "engine/host/logs.h"
 #include "engine/host/output_log.h"
 #include "engine/host/recovery.h"
+#include "engine/host/settlement.h"
 #include "engine/host/workers.h"
-#include "engine/inquiry.h"
-#include "engine/protocol/peer.h"
+#include "engine/commit/inquiry.h"
+#include "engine/protocol/framing.h"
+#include "engine/protocol/session.pb.h"
 
 namespace godwit::engine {
 
@@ -32,9 +34,10 @@ Keeper::Keeper(KeeperOptions options)
     : host_(std::make_unique<Host>(std::move(options))),
       workers_(std::make_unique<Workers>()),
       lifecycle_(std::make_unique<Lifecycle>(*host_)),
-      arrivals_(std::make_unique<Arrivals>(*host_, *workers_, *lifecycle_)),
-      recovery_(std::make_unique<Recovery>(*host_, *lifecycle_, *arrivals_)),
-      departures_(std::make_unique<Departures>(*host_, *workers_, *recovery_)) {}
+      settlement_(std::make_unique<Settlement>(*host_, *lifecycle_)),
+      arrivals_(std::make_unique<Arrivals>(*host_, *workers_, *lifecycle_, *settlement_)),
+      recovery_(std::make_unique<Recovery>(*host_, *lifecycle_, *settlement_)),
+      departures_(std::make_unique<Departures>(*host_, *workers_, *settlement_)) {}
 
 Keeper::~Keeper() = default;
 
@@ -54,6 +57,7 @@ Result<void> Keeper::start() {
     std::filesystem::create_directories(directory, error);
     if (error) return fail("make the directory", directory, error.value());
   }
+  GODWIT_TRY(host_->sessions.prepare());
   output_ = OutputLogs::start(root);
   GODWIT_TRY(lifecycle_->start());
   GODWIT_TRY(host_->store.load());
@@ -77,11 +81,11 @@ void Keeper::shut_down() {
 
 void Keeper::answer(Fd connection, const std::string& peer, const model::Inquiry& inquiry) const {
   constexpr int64_t kPatienceNs = 2'000'000'000;
-  Peer asker(std::move(connection), peer);
-  asker.set_deadline_ns(monotonic_ns() + kPatienceNs);
-  auto answered = check_identifier("container id", inquiry.container());
-  if (answered) answered = answer_inquiry(asker, inquiry, host_->settings());
-  if (!answered) spdlog::warn("{}: {}", peer, answered.error().to_string());
+  model::ControlMessage message;
+  *message.mutable_answer() = answer_inquiry(inquiry, host_->sessions);
+  // One that cannot be sent is asked for again.
+  if (auto sent = send_message(connection.get(), message, monotonic_ns() + kPatienceNs); !sent)
+    spdlog::warn("{}: {}", peer, sent.error().to_string());
 }
 
 // The cgroup that holds those of the containers, in each hierarchy. One that still holds any cannot be

@@ -5,8 +5,9 @@
 //     Host        settings, records (Store), runc, networks
 //     Workers     the worker processes at work
 //     Lifecycle   run, stop, remove, execute; notices ends (Reaper)
-//     Arrivals    migrations to this host (Admission: whether they may come)
-//     Recovery    what sessions and agents that died have left
+//     Settlement  carries migrations to their end whose worker has died
+//     Arrivals    migrations to this host (Admission)
+//     Recovery    finds the containers of the agent before it again
 //     Departures  migrations away from it
 //     OutputLogs  bounds what containers write
 //     ControlListener  the door for other agents
@@ -35,6 +36,7 @@ class Departures;
 class Lifecycle;
 class OutputLogs;
 class Recovery;
+class Settlement;
 class Workers;
 struct Host;
 
@@ -42,6 +44,7 @@ struct KeeperOptions {
   std::string name;
   std::string root;    // absolute
   std::string listen;  // ADDR:PORT
+  std::vector<std::string> advertised;  // ADDR:PORT at which other agents reach it; the best first
   std::string bridge;
   std::string cni_plugins;
   std::string rdma;   // engine/protocol/worker.proto
@@ -96,6 +99,7 @@ class Keeper {
   std::unique_ptr<Host> host_;
   std::unique_ptr<Workers> workers_;
   std::unique_ptr<Lifecycle> lifecycle_;
+  std::unique_ptr<Settlement> settlement_;
   std::unique_ptr<Arrivals> arrivals_;
   std::unique_ptr<Recovery> recovery_;
   std::unique_ptr<Departures> departures_;

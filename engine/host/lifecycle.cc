@@ -6,6 +6,7 @@
 #include <csignal>
 #include <ctime>
 
+#include "base/identifier.h"
 #include "engine/host/own_addresses.h"
 #include "engine/host/validate.h"
 
@@ -57,6 +58,9 @@ Reply<void> Lifecycle::check_request(const ContainerRecord& record) const {
 Reply<StoredContainer> Lifecycle::run(ContainerRecord record) {
   if (record.hostname().empty()) record.set_hostname(record.id());
   record.set_created_unix_s(::time(nullptr));
+  GODWIT_ASSIGN(const std::string uid, or_internal(random_name()));
+  record.set_uid(uid);
+  record.set_incarnation(1);
   GODWIT_TRY(check_request(record));
   GODWIT_TRY(host_.store.add(record, Stage::kStarting));
   auto pid = create(record);

@@ -8,7 +8,7 @@
 #include <cassert>
 
 #include "base/directory.h"
-#include "engine/worker.h"
+#include "engine/paths.h"
 
 namespace godwit::engine {
 

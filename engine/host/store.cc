@@ -63,6 +63,14 @@ Result<ContainerRecord> read_record(const std::string& path) {
   return record;
 }
 
+// Of a version before containers had one.
+Result<void> give_identity(const std::string& path, ContainerRecord& record) {
+  GODWIT_ASSIGN(const std::string uid, random_name());
+  record.set_uid(uid);
+  record.set_incarnation(1);
+  return write_record(path, record);
+}
+
 // A status that cannot be read is not fatal: recovery looks at the container itself.
 void read_status(const std::string& path, StoredContainer& container) {
   const auto text = read_file(path, kRecordBytesMax);
@@ -70,6 +78,7 @@ void read_status(const std::string& path, StoredContainer& container) {
   if (!status.is_object()) return;
   container.stage = stage_from_name(status.value("stage", ""));
   container.error = status.value("error", "");
+  container.session = status.value("session", "");
   if (!status.contains("exit") || !status["exit"].is_object()) return;
   const nlohmann::json& exit = status["exit"];
   container.exit = ExitStatus{.known = exit.value("known", false),
@@ -138,11 +147,13 @@ Result<void> Store::load_one(const std::string& id) {
     read_status(status_path(paths), container);
   } else if (record.error().code == ENOENT) {
     GODWIT_ASSIGN(container.record, read_record(arriving_path(paths)));
+    read_status(status_path(paths), container);
     container.stage = Stage::kArriving;
   } else {
     return std::unexpected(record.error());
   }
   if (container.record.id() != id) return refuse("read the record of", id, "it is another container's");
+  if (container.record.uid().empty()) GODWIT_TRY(give_identity(paths.record, container.record));
   const std::lock_guard lock(mutex_);
   containers_[id] = std::move(container);
   return {};
@@ -151,6 +162,7 @@ Result<void> Store::load_one(const std::string& id) {
 Result<void> Store::write_status(const StoredContainer& container) const {
   nlohmann::json status = {{"stage", stage_name(container.stage)}};
   if (!container.error.empty()) status["error"] = container.error;
+  if (!container.session.empty()) status["session"] = container.session;
   if (container.exit)
     status["exit"] = {{"known", container.exit->known},
                       {"status", container.exit->status},
@@ -177,11 +189,11 @@ Reply<void> Store::check_place(const ContainerRecord& record) const {
   return {};
 }
 
-Reply<void> Store::add(const ContainerRecord& record, Stage stage) {
+Reply<void> Store::add(const ContainerRecord& record, Stage stage, const std::string& session) {
   const std::lock_guard lock(mutex_);
   GODWIT_TRY(check_place(record));
   StoredContainer container{
-      .record = record, .stage = stage, .pid = 0, .exit = {}, .error = {}, .commands = 0};
+      .record = record, .stage = stage, .pid = 0, .exit = {}, .error = {}, .session = session, .commands = 0};
   if (auto written = write_new(container); !written) {
     const std::string directory = container_paths(root_, record.id()).directory;
     std::error_code error;
@@ -196,8 +208,8 @@ Reply<void> Store::add(const ContainerRecord& record, Stage stage) {
 Result<void> Store::write_new(const StoredContainer& container) const {
   const ContainerPaths paths = container_paths(root_, container.record.id());
   GODWIT_TRY(make_directory(paths.directory));
-  if (container.stage == Stage::kArriving) return write_record(arriving_path(paths), container.record);
-  GODWIT_TRY(write_record(paths.record, container.record));
+  const bool arriving = container.stage == Stage::kArriving;
+  GODWIT_TRY(write_record(arriving ? arriving_path(paths) : paths.record, container.record));
   return write_status(container);
 }
 
@@ -225,7 +237,8 @@ std::vector<StoredContainer> Store::list() const {
 }
 
 Reply<StoredContainer> Store::begin(const std::string& id, const std::string& operation,
-                                    std::initializer_list<Stage> from, Stage to) {
+                                    std::initializer_list<Stage> from, Stage to,
+                                    const std::string& session) {
   const std::lock_guard lock(mutex_);
   GODWIT_ASSIGN(StoredContainer * container, locate(id, operation));
   if (std::ranges::find(from, container->stage) == from.end())
@@ -234,6 +247,7 @@ Reply<StoredContainer> Store::begin(const std::string& id, const std::string& op
     return deny(DenialKind::kFailedPrecondition, operation, id,
                 "a command runs inside it (godwit exec); a migration cannot take its terminal side along");
   container->stage = to;
+  container->session = session;
   if (auto written = write_status(*container); !written)
     spdlog::warn("{}: {}", id, written.error().to_string());
   return *container;
@@ -261,6 +275,7 @@ Result<void> Store::settle_running(const ContainerRecord& record, pid_t pid) {
   container.pid = container.exit ? 0 : pid;
   container.stage = container.exit ? Stage::kStopped : Stage::kRunning;
   container.error.clear();
+  container.session.clear();
   changed_.notify_all();
   const ContainerPaths paths = container_paths(root_, record.id());
   GODWIT_TRY(make_directory(paths.directory));
@@ -278,6 +293,7 @@ Result<void> Store::settle(const std::string& id, Stage stage, const std::string
   if (found == containers_.end()) return {};
   found->second.stage = stage;
   found->second.error = error;
+  found->second.session.clear();
   changed_.notify_all();
   return write_status(found->second);
 }

@@ -1,7 +1,7 @@
 // The containers that one agent keeps, in memory and below ROOT/containers.
 //
 //   ROOT/containers/ID/record.json    its ContainerRecord: this agent is its keeper
-//   ROOT/containers/ID/status.json    what has become of it (stage, exit, error)
+//   ROOT/containers/ID/status.json    what has become of it (stage, session, exit, error)
 //   ROOT/containers/ID/arriving.json  a ContainerRecord: it is being built here and belongs to the source
 //
 // A change of stage is the lock of a container: whoever moved it to a stage that is under way (starting,
@@ -52,6 +52,7 @@ struct StoredContainer {
   pid_t pid = 0;  // of its first process while it lives
   std::optional<ExitStatus> exit;
   std::string error;      // one line, of kFailed
+  std::string session;    // of kMigrating and kArriving: in which (engine/commit); empty: only looked at
   unsigned commands = 0;  // exec's under way
 };
 
@@ -64,14 +65,14 @@ class Store {
 
   // Takes the id, the address and the place of the anti-affinity group; if one of them is taken, nothing is
   // made. The directory exists afterwards.
-  Reply<void> add(const model::ContainerRecord& record, Stage stage);
+  Reply<void> add(const model::ContainerRecord& record, Stage stage, const std::string& session = {});
   Reply<StoredContainer> find(const std::string& id) const;
   std::vector<StoredContainer> list() const;
 
   // Moves the container to the stage `to`, if its present one is among `from`. `operation` is for the
   // refusal: "stop".
   Reply<StoredContainer> begin(const std::string& id, const std::string& operation,
-                               std::initializer_list<Stage> from, Stage to);
+                               std::initializer_list<Stage> from, Stage to, const std::string& session = {});
   // A command inside a running container; migrations wait for none and are refused while there is one.
   Reply<void> begin_command(const std::string& id);
   void end_command(const std::string& id);

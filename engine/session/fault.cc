@@ -7,11 +7,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <ctime>
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "engine/session/steps.h"
 
 namespace godwit::engine {
 
@@ -39,6 +41,8 @@ Faults::Faults(const std::string& order) {
 }
 
 Result<void> Faults::at_step(const std::string& step, int64_t deadline_ns) {
+  if (std::ranges::find(kSteps, step) == kSteps.end())
+    return refuse("carry out", step, "it is not in the list of steps (engine/session/steps.h)");
   if (step_.empty() || step != step_) return {};
   step_.clear();
   if (action_ == "kill") ::raise(SIGKILL);

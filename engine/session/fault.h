@@ -23,7 +23,7 @@ class Faults {
   explicit Faults(const std::string& order);
   // The connections that "cut" and "garbage" act on; -1 while there is none.
   void set_connection(int control_socket) { control_socket_ = control_socket; }
-  // Carries the order out if it names this step, once.
+  // Carries the order out if it names this step, once. `step`: one of steps.h; another is an error.
   Result<void> at_step(const std::string& step, int64_t deadline_ns = 0);
 
  private:

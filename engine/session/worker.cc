@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
+#include <cstdlib>
+
 #include "engine/session/agent_channel.h"
 #include "engine/session/heap.h"
 #include "engine/session/preflight_check.h"
@@ -19,6 +21,7 @@ int migrate(model::SourceOrder order, AgentChannel& agent) {
   report.mutable_event()->set_at_us(static_cast<int64_t>(result.total_us()));
   *report.mutable_event()->mutable_result() = std::move(result);
   agent.report(report);
+  if (session.leaves_remains()) std::_Exit(0);
   return 0;
 }
 
@@ -26,6 +29,7 @@ int receive(model::TargetOrder order, Fd connection, AgentChannel& agent) {
   TargetSession session(std::move(order), std::move(connection), agent);
   const auto outcome = session.run();
   if (!outcome) spdlog::warn("{}", outcome.error().to_string());
+  if (!outcome && session.leaves_replica()) std::_Exit(0);
   return 0;
 }
 

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "engine/inquiry.h"
+#include "engine/commit/inquiry.h"
 #include "engine/session/priority.h"
 #include "engine/source/source_session.h"
 
@@ -13,32 +13,45 @@ namespace godwit::engine {
 
 using model::ControlMessage;
 
+namespace {
+
+constexpr useconds_t kAskAgainUs = 500'000;
+
+// After the decision: told, and no reason to stop.
+void note(const Result<void>& result) {
+  if (!result) spdlog::warn("{}", result.error().to_string());
+}
+
+}  // namespace
+
 Result<SourceSession::State> SourceSession::commit() {
   const auto phase = timeline_.phase("cutover/commit");
   GODWIT_TRY(parking_->seal());
-  auto written = journal_->commit();
-  if (!written) {
-    // Only a journal that says "undecided" again allows to go on here; if the disk refuses that too, nobody
-    // may.
-    if (journal_->overwrite_undecided()) return std::unexpected(written.error());
-    committed_ = true;
-    return std::unexpected(written.error());
-  }
-  committed_ = true;
-  target_->ignore_interrupts();
-  if (auto at = faults_.at_step("source.committed", deadline_ns_); !at)
-    spdlog::warn("{}", at.error().to_string());
+  GODWIT_TRY(faults_.at_step("source.sealed", deadline_ns_));
   ControlMessage message;
+  message.mutable_deciding();
+  GODWIT_TRY(target_->send(message));
+  GODWIT_TRY(faults_.at_step("source.deciding", deadline_ns_));
+  GODWIT_TRY(write_decision());
+  target_->ignore_interrupts();
+  note(faults_.at_step("source.committed", deadline_ns_));
   message.mutable_commit();
   auto running = target_->send(message);
   if (running) running = await_running();
   if (!running) {
     spdlog::warn("{}: committed, but the target is silent: {}", order_.container().id(),
                  running.error().to_string());
-    GODWIT_TRY(ask_target_until_running());
+    return ask_target();
   }
   target_runs_ = true;
   return State::kConclude;
+}
+
+// A disk that refuses the write may have it all the same: what it has decides.
+Result<void> SourceSession::write_decision() {
+  auto written = file_->advance(SessionState::kCommitted);
+  committed_ = file_->state() != SessionState::kUndecided;
+  return written;
 }
 
 // Frames that came for the container go to the target until it has said that it runs and has announced
@@ -72,12 +85,22 @@ Result<void> SourceSession::hand_over_frames() {
   }
 }
 
-// The connection broke after the commit. The container is the target's; here it stays stopped, and the
-// target's agent is asked until it says that the container runs there.
-Result<void> SourceSession::ask_target_until_running() {
-  GODWIT_ASSIGN(running_us_, ask_until(order_.target(), order_.session(), order_.container().id(),
-                                       model::Answer::DECISION_RUNNING));
-  return {};
+// The connection broke after the decision. The container is the target's, and stays stopped here until the
+// target's agent says what became of it.
+Result<SourceSession::State> SourceSession::ask_target() {
+  for (;; ::usleep(kAskAgainUs)) {
+    const Move move = source_move(file_->state(), Copy::kHeld, ask_other_side(file_->record()));
+    if (move.order == Order::kRemoveRemains) {
+      running_us_ = monotonic_us();
+      target_runs_ = true;
+      return State::kConclude;
+    }
+    if (move.order != Order::kGoOnHere) continue;
+    GODWIT_TRY(file_->advance(*move.before));
+    committed_ = false;
+    return refuse("migrate", order_.container().id(),
+                  "the target had it complete and was lost before it let it run; it goes on here");
+  }
 }
 
 }  // namespace godwit::engine

@@ -31,8 +31,9 @@ Result<SourceSession::State> SourceSession::conclude() {
   ControlMessage farewell;
   farewell.mutable_farewell();
   auto kept = target_->send(farewell);
-  remove_remains();
+  if (auto removed = remove_remains(); !removed) return std::unexpected(removed.error());
   if (kept) kept = await_kept();
+  if (kept) kept = file_->acknowledge();
   tell(order_.container().id(), kept);
   if (!verification) return std::unexpected(verification.error());
   return State::kEnded;
@@ -71,9 +72,14 @@ Result<void> SourceSession::await_kept() {
   return {};
 }
 
-void SourceSession::remove_remains() {
+// Written first: whoever finds the remains knows then that they are remains.
+Result<void> SourceSession::remove_remains() {
   const auto phase = timeline_.phase("conclude/remove");
   const std::string& id = order_.container().id();
+  tell(id, faults_.at_step("source.running"));
+  GODWIT_TRY(file_->advance(SessionState::kDeparted));
+  tell(id, faults_.at_step("source.departed"));
+  removed_ = true;
   tell(id, parking_->forward_elsewhere());
   auto dismantling = timeline_.phase("conclude/dismantle");
   tell(id, capture_->dismantle());
@@ -90,10 +96,11 @@ void SourceSession::remove_remains() {
                             .mac = order_.container().mac(),
                             .bridge = order_.agent().bridge(),
                             .gateway = order_.container().gateway()}));
-  tell(id, journal_->remove());
+  tell(id, faults_.at_step("source.removed"));
   model::WorkerReport report;
   report.set_departed(id);
   agent_.report(report);
+  return {};
 }
 
 // Before the commit: the container runs on here as if nothing had been.
@@ -113,7 +120,8 @@ void SourceSession::roll_back(Error& error) {
   tell(id, pages_.stop());
   parking_.reset();
   capture_.reset();
-  if (journal_) tell(id, journal_->remove());
+  // Only told: nobody but this process could still commit, so "undecided" will do, too (commit/machine.h).
+  if (file_ && file_->state() == SessionState::kUndecided) tell(id, file_->advance(SessionState::kAborted));
 }
 
 }  // namespace godwit::engine

@@ -34,6 +34,9 @@ size_t scan_helpers(const runtime::MemoryView& view) {
 
 Result<SourceSession::State> SourceSession::cutover() {
   GODWIT_TRY(faults_.at_step("source.cutover", deadline_ns_));
+  // A task that waits for its next slice of the processor freezes late.
+  GODWIT_TRY(throttle_->release());
+  throttle_percent_ = 0;
   adopt_pace(Pace::kUrgent);
   auto frozen = freeze();
   if (frozen) frozen = send_frozen();

@@ -1,5 +1,6 @@
 // What can be made ahead of the freeze: the replica's container at the target, the link, the parking lot.
 #include <fcntl.h>
+#include <ctime>
 #include <fmt/format.h>
 
 #include "base/clock.h"
@@ -30,12 +31,32 @@ Result<SourceSession::State> SourceSession::prepare() {
   target_->interrupt_on(agent_.fd(), [this] { return agent_.why_interrupted(); });
   faults_.set_connection(target_->socket());
   GODWIT_TRY(faults_.at_step("source.prepare", deadline_ns_));
+  GODWIT_TRY(make_record());
+  GODWIT_TRY(faults_.at_step("source.undecided", deadline_ns_));
   GODWIT_TRY(greet_target());
   GODWIT_ASSIGN(clock_, measure_clock_difference(*target_));
   GODWIT_ASSIGN(parking_, runtime::ParkingLot::prepare(attachment_));
-  GODWIT_ASSIGN(Journal journal, Journal::create(paths_.journal, order_.session(), order_.target()));
-  journal_.emplace(std::move(journal));
   return State::kRound;
+}
+
+// Before the target hears of the session: it must always find the record that it asks for.
+Result<void> SourceSession::make_record() {
+  const int64_t now_unix_s = ::time(nullptr);
+  GODWIT_ASSIGN(SessionFile file, SessionStore(order_.agent().root())
+                                      .create({.side = Side::kSource,
+                                               .state = SessionState::kUndecided,
+                                               .acknowledged = false,
+                                               .changed_unix_s = now_unix_s,
+                                               .session = order_.session(),
+                                               .container = order_.container().id(),
+                                               .uid = order_.container().uid(),
+                                               .incarnation = order_.container().incarnation(),
+                                               .peer_name = order_.target(),
+                                               .peer_addresses = {order_.target()},
+                                               .begun_unix_s = now_unix_s,
+                                               .payload = {}}));
+  file_.emplace(std::move(file));
+  return {};
 }
 
 // Says what is coming; the target makes its container and answers when it is ready for pages.
@@ -47,7 +68,7 @@ Result<void> SourceSession::greet_target() {
   hello.set_version(kProtocolVersion);
   hello.set_session(order_.session());
   hello.set_source_name(order_.agent().name());
-  hello.set_source_agent(order_.agent().listen_address());
+  *hello.mutable_source_agents() = order_.agent().advertised();
   *hello.mutable_container() = order_.container();
   *hello.mutable_goals() = order_.goals();
   *hello.mutable_clocks() = snapshot.clocks();

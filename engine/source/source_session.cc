@@ -78,7 +78,8 @@ model::MigrationResult SourceSession::run() {
       Error error = std::move(next).error();
       if (!committed_) roll_back(error);
       // What broke first does not matter then: the target's time is up at the same moment.
-      if (!committed_ && monotonic_ns() > deadline_ns_)
+      const bool resumed = file_ && file_->state() == SessionState::kResumed;
+      if (!committed_ && !resumed && monotonic_ns() > deadline_ns_)
         error = {.operation = "migrate",
                  .object = order_.container().id(),
                  .code = ETIMEDOUT,

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "engine/journal.h"
+#include "engine/commit/store.h"
 #include "engine/paths.h"
 #include "engine/policy/round_policy.h"
 #include "engine/protocol/peer.h"
@@ -48,6 +48,9 @@ class SourceSession {
 
   // Runs to the end; events go to the agent as they happen. The result says where the container is now.
   model::MigrationResult run();
+  // It is committed, and what is left here stays as it is: the process is to end at once, without destructors;
+  // its agent carries the session on.
+  [[nodiscard]] bool leaves_remains() const { return committed_ && !removed_; }
 
  private:
   enum class State { kInvalid = 0, kPreflight, kPrepare, kRound, kCutover, kCommit, kConclude, kEnded };
@@ -61,6 +64,7 @@ class SourceSession {
   Result<void> refuse_if_any(const std::vector<runtime::Refusal>& refusals);
   // prepare.cc
   Result<State> prepare();
+  Result<void> make_record();
   Result<void> greet_target();
   Result<void> connect_link(const model::Welcome& welcome);
   // round.cc
@@ -84,13 +88,14 @@ class SourceSession {
   Result<State> retry_later(const Error& error);
   // commit.cc
   Result<State> commit();
+  Result<void> write_decision();
   Result<void> hand_over_frames();
   Result<void> await_running();
-  Result<void> ask_target_until_running();
+  Result<State> ask_target();
   // conclude.cc
   Result<State> conclude();
   Result<void> verify();
-  void remove_remains();
+  Result<void> remove_remains();
   Result<void> await_kept();
   void roll_back(Error& error);
   model::MigrationResult result();
@@ -123,7 +128,7 @@ class SourceSession {
   std::string link_why_;  // it is of this kind
   std::unique_ptr<runtime::ParkingLot> parking_;
   std::optional<runtime::CpuThrottle> throttle_;
-  std::optional<Journal> journal_;
+  std::optional<SessionFile> file_;  // of this session: the decision is written there
   runtime::PageSource pages_;
 
   // The rounds.
@@ -142,6 +147,7 @@ class SourceSession {
   bool parked_ = false;
   bool committed_ = false;
   bool target_runs_ = false;
+  bool removed_ = false;  // the remains
   int64_t frozen_us_ = 0;   // monotonic
   int64_t running_us_ = 0;  // monotonic of this host
 

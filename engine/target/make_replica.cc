@@ -4,9 +4,11 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <ctime>
 #include <filesystem>
 
 #include "base/clock.h"
+#include "base/socket_address.h"
 #include "engine/session/clock_sync.h"
 #include "engine/target/target_session.h"
 #include "runtime/container/cgroup_limits.h"
@@ -19,6 +21,23 @@ using model::ControlMessage;
 namespace {
 // Time for the processes' clocks to go on from where they were at the source, if the hosts differ.
 constexpr const char* kBootIdPath = "/proc/sys/kernel/random/boot_id";
+
+// Where the source's agent can be asked: where it says that it is, and where this connection comes from.
+std::vector<std::string> addresses_of_source(const model::Hello& hello, int connection) {
+  constexpr int kAddressesMax = 4;
+  std::vector<std::string> addresses;
+  SocketAddress peer;
+  const bool known = ::getpeername(connection, peer.get(), &peer.size) == 0;
+  for (const std::string& address : hello.source_agents()) {
+    const auto place = parse_host_port(address);
+    if (!place || addresses.size() >= kAddressesMax) continue;
+    addresses.push_back(address);
+    if (!known) continue;
+    const auto seen = parse_address(host_of(peer.get()), place->port);
+    if (seen && host_and_port_of(*seen) != address) addresses.push_back(host_and_port_of(*seen));
+  }
+  return addresses;
+}
 
 // Waits for the link, or for the end of the session, whichever comes first. An RDMA connection is established
 // at the source first (it hears of the acceptance, we of its having heard), which then goes on to measure the
@@ -38,11 +57,33 @@ Result<std::unique_ptr<transport::LinkReceiver>> await_link(transport::LinkListe
 
 Result<TargetSession::State> TargetSession::prepare() {
   const auto phase = timeline_.phase("prepare");
+  GODWIT_TRY(make_record());
+  GODWIT_TRY(faults_.at_step("target.preparing", deadline_ns_));
   GODWIT_TRY(make_container());
   GODWIT_TRY(faults_.at_step("target.container", deadline_ns_));
   GODWIT_TRY(enter_time_namespace());
   GODWIT_TRY(accept_link());
   return State::kRound;
+}
+
+// Before anything is made: whoever asks for the session finds it.
+Result<void> TargetSession::make_record() {
+  const int64_t now_unix_s = ::time(nullptr);
+  SessionRecord record{.side = Side::kTarget,
+                       .state = SessionState::kPreparing,
+                       .acknowledged = false,
+                       .changed_unix_s = now_unix_s,
+                       .session = hello_.session(),
+                       .container = hello_.container().id(),
+                       .uid = hello_.container().uid(),
+                       .incarnation = hello_.container().incarnation(),
+                       .peer_name = hello_.source_name(),
+                       .peer_addresses = addresses_of_source(hello_, source_.socket()),
+                       .begun_unix_s = now_unix_s,
+                       .payload = {}};
+  GODWIT_ASSIGN(SessionFile file, SessionStore(order_.agent().root()).create(record));
+  file_.emplace(std::move(file));
+  return {};
 }
 
 Result<void> TargetSession::make_container() {
@@ -55,6 +96,8 @@ Result<void> TargetSession::make_container() {
   GODWIT_ASSIGN(delivery_, runtime::FrameDelivery::open(*attachment_));
   GODWIT_ASSIGN(runtime::Announcer announcer, runtime::Announcer::prepare(*attachment_));
   announcer_.emplace(std::move(announcer));
+  GODWIT_ASSIGN(runtime::Port port, runtime::Port::prepare(*attachment_));
+  port_.emplace(std::move(port));
   networking.end();
   const auto making = timeline_.phase("prepare/container");
   container_made_ = true;

@@ -40,7 +40,10 @@ Result<TargetSession::State> TargetSession::take_layout(const model::Layout& lay
   GODWIT_TRY(apply_discards(layout));
   writers_->open_round(layout.round(), last);
   mapping.end();
-  if (last) return State::kFrozen;
+  if (last) {
+    begin_may_run();
+    return State::kFrozen;
+  }
   {
     const auto reconciling = timeline_.phase(label + "/reconcile");
     GODWIT_TRY(replica_->reconcile(layout.snapshot()));
@@ -119,10 +122,20 @@ Result<TargetSession::State> TargetSession::frozen() {
   }
   GODWIT_TRY(complete_replica(complete.snapshot()));
   const auto holding = timeline_.phase("cutover/hold");
+  // For whoever lets the replica run if this process dies. It lives no longer than the kernel does: no flush.
+  GODWIT_TRY(write_file(paths_.plan, replica_->after_commit().SerializeAsString()));
   GODWIT_TRY(freezer_->freeze());
+  GODWIT_TRY(may_run_.get());
+  GODWIT_TRY(faults_.at_step("target.may-run", deadline_ns_));
   GODWIT_TRY(replica_->hold());
-  frozen_snapshot_ = std::move(*complete.mutable_snapshot());
   return State::kHeld;
+}
+
+// On the disk before Ready is said, and written while the pages come. Should the cutover be postponed, it stays:
+// what is not held dies with this process, and then it never ran.
+void TargetSession::begin_may_run() {
+  if (may_run_.valid()) (void)may_run_.get();
+  may_run_ = scribe_.run<Result<void>>([this] { return file_->advance(SessionState::kMayRun); });
 }
 
 // The memory is final before the rest is made: nothing of that rest writes to it.

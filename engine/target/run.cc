@@ -1,9 +1,9 @@
 // READY, the decision, and the first moments of the container's life here.
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include "base/clock.h"
-#include "engine/arrival.h"
-#include "engine/inquiry.h"
+#include "engine/commit/inquiry.h"
 #include "engine/session/priority.h"
 #include "engine/target/target_session.h"
 
@@ -12,38 +12,72 @@ namespace godwit::engine {
 using model::ControlMessage;
 using runtime::SpaceKind;
 
+namespace {
+constexpr useconds_t kAskAgainUs = 500'000;
+}
+
 // The replica is complete and stopped. What happens now is the source's decision alone.
 Result<TargetSession::State> TargetSession::held() {
-  ControlMessage ready;
-  ready.mutable_ready();
   GODWIT_TRY(faults_.at_step("target.ready", deadline_ns_));
   // Without an agent the container would have no keeper here: while that can still be said, it is.
   GODWIT_TRY(source_.check());
-  auto decided = source_.send(ready);
-  if (decided) {
-    auto message = source_.receive();
-    if (message && message->has_commit()) return State::kRun;
-    if (message)
-      decided = fail("await the decision of", source_.name(), EPROTO, "it sent something else");
-    else
-      decided = std::unexpected(message.error());
+  ControlMessage ready;
+  ready.mutable_ready();
+  promised_ = true;
+  source_.ignore_interrupts();
+  Result<Evidence> evidence = Evidence::kSilence;
+  if (auto sent = source_.send(ready); sent)
+    evidence = await_decision();
+  else
+    evidence = std::unexpected(sent.error());
+  if (!evidence)
+    spdlog::warn("{} is complete here, but the source is silent: {}", hello_.container().id(),
+                 evidence.error().to_string());
+  Move move = target_move(file_->state(), Copy::kHeld, evidence.value_or(Evidence::kSilence));
+  while (move.order == Order::kAsk) {
+    ::usleep(kAskAgainUs);
+    move = target_move(file_->state(), Copy::kHeld, ask_other_side(file_->record()));
   }
-  spdlog::warn("{} is complete here, but the source is silent: {}", hello_.container().id(),
-               decided.error().to_string());
-  GODWIT_ASSIGN([[maybe_unused]] const int64_t learned_us,
-                ask_until(hello_.source_agent(), hello_.session(), hello_.container().id(),
-                          model::Answer::DECISION_COMMITTED));
-  return State::kRun;
+  return follow(move);
+}
+
+// While the source writes its decision, this side writes that it may be about to run it.
+Result<Evidence> TargetSession::await_decision() {
+  for (;;) {
+    auto message = source_.receive();
+    // The source has given up before it decided, and says so.
+    if (!message && message.error().code == 0) return Evidence::kAborted;
+    if (!message) return std::unexpected(std::move(message).error());
+    if (message->has_commit()) return Evidence::kCommitted;
+    if (!message->has_deciding())
+      return fail("await the decision of", source_.name(), EPROTO, "it sent something else");
+    // Written again before it runs, if this fails.
+    if (auto armed = arm(); !armed)
+      spdlog::warn("{}: {}", hello_.container().id(), armed.error().to_string());
+  }
+}
+
+Result<void> TargetSession::arm() {
+  const auto phase = timeline_.phase("cutover/arm");
+  GODWIT_TRY(file_->advance(SessionState::kArmed));
+  return faults_.at_step("target.armed", deadline_ns_);
+}
+
+Result<TargetSession::State> TargetSession::follow(const Move& move) {
+  if (move.order == Order::kLetRun) {
+    if (auto at = faults_.at_step("target.committed", deadline_ns_); !at)
+      spdlog::warn("{}", at.error().to_string());
+    if (move.before) GODWIT_TRY(file_->advance(*move.before));
+    return State::kRun;
+  }
+  promised_ = false;
+  return refuse("receive", hello_.container().id(), "the source did not commit: it runs on there");
 }
 
 Result<TargetSession::State> TargetSession::let_run() {
   committed_ = true;
-  source_.ignore_interrupts();
   auto running = timeline_.phase("cutover/run");
-  GODWIT_TRY(runtime::open_port(*attachment_));
-  for (const Error& fault : replica_->run())
-    spdlog::error("{}: {}", hello_.container().id(), fault.to_string());
-  GODWIT_TRY(freezer_->thaw());
+  release();
   running.end();
   const int64_t running_us = monotonic_us();
   auto announcing = timeline_.phase("cutover/announce");
@@ -51,19 +85,35 @@ Result<TargetSession::State> TargetSession::let_run() {
   if (auto announced = announcer_->announce(); !announced)
     spdlog::warn("{}: {}", hello_.container().id(), announced.error().to_string());
   announcing.end();
+  GODWIT_TRY(faults_.at_step("target.thawed"));
+  GODWIT_TRY(file_->advance(SessionState::kRunning));
+  GODWIT_TRY(faults_.at_step("target.running"));
+  promised_ = false;
   ControlMessage message;
   message.mutable_running()->set_running_us(running_us);
   for (const model::TimelineEntry& entry : timeline_.entries())
     *message.mutable_running()->add_timeline() = entry;
-  GODWIT_TRY(write_arrival(paths_, hello_.session()));
   if (auto sent = source_.send(message); !sent)
     spdlog::warn("{} runs here, the source does not listen: {}", hello_.container().id(),
                  sent.error().to_string());
   adopt_pace(Pace::kBrisk);
   model::WorkerReport report;
   *report.mutable_arrived() = hello_.container();
+  report.mutable_arrived()->set_incarnation(incarnation_in(file_->record()));
   agent_.report(report);
   return State::kAftercare;
+}
+
+// After the decision: everything is tried, what fails is told, and the container is let go.
+void TargetSession::release() {
+  const std::string& id = hello_.container().id();
+  const auto tell = [&](const Result<void>& result) {
+    if (!result) spdlog::error("{}: {}", id, result.error().to_string());
+  };
+  tell(port_->open());
+  for (const Error& fault : replica_->run()) spdlog::error("{}: {}", id, fault.to_string());
+  tell(faults_.at_step("target.released"));
+  tell(freezer_->thaw());
 }
 
 // The container runs. Frames that reached the source late, and the comparison of memory, if it was wanted.
@@ -85,6 +135,8 @@ Result<TargetSession::State> TargetSession::aftercare() {
 // The source ends with this: whoever asks here about the container then finds it.
 Result<void> TargetSession::confirm_kept() {
   GODWIT_TRY(agent_.await_kept());
+  GODWIT_TRY(faults_.at_step("target.kept"));
+  GODWIT_TRY(file_->acknowledge());
   ControlMessage message;
   message.mutable_kept();
   return source_.send(message);

@@ -58,7 +58,7 @@ Result<void> TargetSession::run() {
     auto next = step(state);
     if (!next) {
       Error error = explain(std::move(next).error());
-      if (!committed_) roll_back(error);
+      if (!promised_ && !committed_) roll_back(error);
       return std::unexpected(std::move(error));
     }
     state = *next;
@@ -93,6 +93,7 @@ void TargetSession::roll_back(const Error& error) {
     if (!result) spdlog::warn("{}: {}", id, result.error().to_string());
   };
   source_.abort(error.to_string());
+  if (may_run_.valid()) (void)may_run_.get();  // what it wrote is overwritten below
   if (writers_) writers_->stop();
   if (replica_) tell(replica_->destroy());
   replica_.reset();
@@ -101,6 +102,7 @@ void TargetSession::roll_back(const Error& error) {
   delivery_.reset();
   announcer_.reset();
   if (attachment_) tell(network_.detach(network_spec()));
+  if (file_) tell(file_->advance(SessionState::kNeverRan));
   model::WorkerReport report;
   report.set_failed(error.to_string());
   agent_.report(report);

@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/commit/machine.h"
+#include "engine/commit/store.h"
 #include "engine/paths.h"
 #include "engine/protocol/peer.h"
 #include "engine/protocol/worker.pb.h"
@@ -45,8 +47,12 @@ class TargetSession {
   TargetSession& operator=(const TargetSession&) = delete;
   ~TargetSession();
 
-  // Runs to the end. An error means that the container is not here.
+  // Runs to the end. An error means that the container is not here, or (leaves_replica()) that it is not known
+  // whether it will be.
   Result<void> run();
+  // A complete replica is held, or runs already, and this process is to end at once, without destructors; its
+  // agent carries the session on.
+  [[nodiscard]] bool leaves_replica() const { return promised_; }
 
  private:
   enum class State { kInvalid = 0, kGreet, kPrepare, kRound, kFrozen, kHeld, kRun, kAftercare, kEnded };
@@ -57,6 +63,7 @@ class TargetSession {
   Result<void> listen_for_link();
   // make_replica.cc
   Result<State> prepare();
+  Result<void> make_record();
   Result<void> make_container();
   Result<void> enter_time_namespace();
   Result<void> accept_link();
@@ -65,12 +72,17 @@ class TargetSession {
   Result<State> take_layout(const model::Layout& layout);
   Result<State> finish_round(const model::Layout& layout);
   Result<void> apply_discards(const model::Layout& layout);
+  void begin_may_run();
   Result<void> complete_replica(const runtime::model::Snapshot& snapshot);
   Result<void> set_spaces(const runtime::model::Snapshot& snapshot);
   Result<State> frozen();
   // run.cc
   Result<State> held();
+  Result<Evidence> await_decision();
+  Result<State> follow(const Move& move);
+  Result<void> arm();
   Result<State> let_run();
+  void release();
   Result<void> confirm_kept();
   Result<void> take_frame(const model::Frame& frame);
   Result<State> aftercare();
@@ -88,6 +100,7 @@ class TargetSession {
   int64_t deadline_ns_ = 0;
 
   model::Hello hello_;
+  std::optional<SessionFile> file_;  // of this session
   ContainerPaths paths_;
 
   // What was made, in the order of making.
@@ -97,6 +110,7 @@ class TargetSession {
   bool container_made_ = false;
   std::optional<runtime::Freezer> freezer_;
   std::string oom_kills_path_;
+  std::optional<runtime::Port> port_;
   std::unique_ptr<runtime::Replica> replica_;
   std::unique_ptr<runtime::FrameDelivery> delivery_;
   std::optional<runtime::Announcer> announcer_;
@@ -106,10 +120,12 @@ class TargetSession {
   std::unique_ptr<PageWriters> writers_;
 
   // The cutover.
-  std::optional<runtime::model::Snapshot> frozen_snapshot_;
+  std::future<Result<void>> may_run_;  // is being written beside the reconciliation
   std::optional<ReplicaDigest> digest_;  // if the memory is to be verified
   std::vector<runtime::SpaceDigest> digests_;
   Assistant assistant_;
+  Assistant scribe_;       // writes the session's record while the session goes on
+  bool promised_ = false;  // Ready may have been said: only the source knows what becomes of it
   bool committed_ = false;
   Timeline timeline_{"target"};
 };

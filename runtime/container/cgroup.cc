@@ -138,6 +138,20 @@ Result<std::vector<pid_t>> processes_in_cgroup(const std::string& path) {
   return std::vector<pid_t>(found.begin(), found.end());
 }
 
+Result<bool> is_frozen(const std::string& path) {
+  const std::filesystem::path mounts = "/sys/fs/cgroup";
+  const std::filesystem::path files[] = {mounts / path / "cgroup.freeze",
+                                         mounts / "unified" / path / "cgroup.freeze",
+                                         mounts / "freezer" / path / "freezer.state"};
+  for (const std::filesystem::path& file : files) {
+    const auto text = read_file(file, 64);
+    if (!text && text.error().code != ENOENT && text.error().code != ENODEV)
+      return std::unexpected(text.error());
+    if (text && (text->starts_with('1') || text->starts_with("FR"))) return true;
+  }
+  return false;
+}
+
 std::optional<pid_t> find_init(const std::vector<pid_t>& processes) {
   std::optional<pid_t> init;
   size_t depth_of_init = 0;

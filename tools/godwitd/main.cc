@@ -16,6 +16,8 @@
 #include <iostream>
 
 #include "base/identifier.h"
+#include "base/socket_address.h"
+#include "engine/session/steps.h"
 #include "engine/session/worker.h"
 #include "tools/godwitd/service.h"
 
@@ -78,6 +80,8 @@ void declare_options(CLI::App& app, CommandLine& line) {
       ->required();
   app.add_option("--root", line.agent.root, "directory for records, logs and state")->required();
   app.add_option("--listen", line.agent.listen, "ADDR:PORT for migrations that come in")->required();
+  app.add_option("--advertise", line.agent.advertised,
+                 "ADDR:PORT at which other agents reach this one, if that is not --listen's; the best first");
   app.add_option("--api", line.api, "unix:PATH of the API's socket (mode 0600)")->required();
   app.add_option("--bridge", line.agent.bridge, "the bridge that containers are attached to")
       ->default_val("godwit0");
@@ -92,8 +96,28 @@ void declare_options(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
 }
 
+// Another agent asks this one at the address that it was given: a wildcard would be that agent itself.
+Result<void> check_addresses(engine::KeeperOptions& agent) {
+  const auto is_wildcard = [](const std::string& host) { return host == "0.0.0.0" || host == "::" || host.empty(); };
+  GODWIT_ASSIGN(const HostPort listen, parse_host_port(agent.listen));
+  if (agent.advertised.empty() && is_wildcard(listen.host))
+    return refuse("accept --listen", agent.listen,
+                  "other agents cannot ask this one there; add --advertise ADDR:PORT with an address that they reach");
+  if (agent.advertised.empty()) agent.advertised = {agent.listen};
+  constexpr size_t kAddressesMax = 4;
+  if (agent.advertised.size() > kAddressesMax) return refuse("accept --advertise", "its addresses", "4 are the most");
+  for (const std::string& address : agent.advertised) {
+    GODWIT_ASSIGN(const HostPort place, parse_host_port(address));
+    if (is_wildcard(place.host) || place.port == 0)
+      return refuse("accept --advertise", address, "it must be an address that other hosts reach");
+    GODWIT_TRY(parse_address(place.host, place.port));
+  }
+  return {};
+}
+
 Result<void> check_options(CommandLine& line) {
   GODWIT_TRY(check_identifier("name", line.agent.name));
+  GODWIT_TRY(check_addresses(line.agent));
   if (!line.api.starts_with("unix:/"))
     return refuse("accept --api", line.api, "it must be unix: and an absolute path");
   std::error_code error;
@@ -154,6 +178,12 @@ int run_main(int argc, char** argv) {
   std::_Exit(1);
 }
 
+// For tests that strike at each.
+int print_steps() {
+  for (const std::string_view step : engine::kSteps) std::cout << step << "\n";
+  return 0;
+}
+
 int worker_main() {
   const char* level = std::getenv("GODWIT_LOG_LEVEL");
   start_log("", level != nullptr ? level : "info");
@@ -165,6 +195,7 @@ int worker_main() {
 }  // namespace godwit::tools
 
 int main(int argc, char** argv) try {
+  if (argc == 2 && std::string_view(argv[1]) == "steps") return godwit::tools::print_steps();
   // A session's worker process: engine/worker.h.
   if (argc == 2 && std::string_view(argv[1]) == "worker") return godwit::tools::worker_main();
   return godwit::tools::run_main(argc, argv);

@@ -142,7 +142,8 @@ TEST_F(AdmissionTest, RoomIsKeptUntilAnArrivalIsOver) {
 TEST_F(AdmissionTest, ARefusedGreetingIsAnsweredAndLeavesNothing) {
   Workers workers;
   Lifecycle lifecycle(*host_);
-  Arrivals arrivals(*host_, workers, lifecycle);
+  Settlement settlement(*host_, lifecycle);
+  Arrivals arrivals(*host_, workers, lifecycle, settlement);
   int ends[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
   const Fd source(ends[0]);

@@ -34,7 +34,7 @@ class ControlListenerTest : public ::testing::Test {
         .inquiry =
             [](Fd connection, const std::string&, const model::Inquiry&) {
               ControlMessage answer;
-              answer.mutable_answer()->set_decision(model::Answer::DECISION_PENDING);
+              answer.mutable_answer()->set_evidence(model::Answer::EVIDENCE_PENDING);
               EXPECT_TRUE(send_message(connection.get(), answer));
             }};
     auto started = ControlListener::start("127.0.0.1:0", servants, bounds);
@@ -130,7 +130,7 @@ TEST_F(ControlListenerTest, OneGreetingTooManyIsAnsweredAndInquiriesGoOn) {
   EXPECT_EQ(refused->refusal().why(), "busy: 2 arrivals under way; try again later");
   const auto answer = inquire();
   ASSERT_TRUE(answer) << answer.error().to_string();
-  EXPECT_EQ(answer->answer().decision(), model::Answer::DECISION_PENDING);
+  EXPECT_EQ(answer->answer().evidence(), model::Answer::EVIDENCE_PENDING);
   release();
   expect_closed(first);
   // Its place is free a moment later.

@@ -1,0 +1,62 @@
+// Settlement: carries migrations to their end whose worker ended before them.
+//
+// A session is in this agent's hands while the store says that a container migrates or arrives in it. If its
+// worker is gone, this gathers what is known (the record, what the kernel shows, what the other side's agent
+// answers), asks the commit machine (engine/commit/machine.h) what is to be done, and does it; again and again,
+// until the session is over.
+//
+// Threads: all members may be called at once. Each session goes on in a thread of its own that nobody joins: it
+// waits for another agent's answer for as long as this process lives. The next agent begins it again.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "engine/host/lifecycle.h"
+
+namespace godwit::engine {
+
+class Settlement {
+ public:
+  Settlement(Host& host, Lifecycle& lifecycle) : host_(host), lifecycle_(lifecycle) {}
+
+  // The container migrates or arrives, and its worker has ended, or is about to. Once for each session.
+  void begin(const StoredContainer& container);
+  // The same, and waits for the end, until `cancelled`, or for half a minute. Where the container is then:
+  // "source", "target", "unknown".
+  std::string settle(const StoredContainer& container, const std::function<bool()>& cancelled);
+  // For the other host that never comes back. `peer` has to be its name, as the record has it.
+  Reply<void> resolve(const std::string& id, Resolution resolution, const std::string& peer);
+  // Forgets what is long over, and hears from the other sides whether it is. Now and then.
+  void tidy();
+
+ private:
+  struct Case;
+  void carry_on(const std::shared_ptr<Case>& matter);
+  Result<bool> step(Case& matter);
+  Result<bool> end_without_record(Case& matter);
+  Result<bool> ask(Case& matter, const SessionRecord& record);
+  Result<void> carry_out(Case& matter, const Move& move, const SessionRecord& record);
+
+  // settlement_orders.cc
+  Result<void> go_on_here(const model::ContainerRecord& record, bool heal);
+  Result<void> note_end(const model::ContainerRecord& record, bool of_target);
+  Result<void> note_lost(const std::string& id);
+  Result<void> let_run(const model::ContainerRecord& record);
+  Result<void> take_over(const model::ContainerRecord& record);
+  Result<void> destroy(const model::ContainerRecord& record);
+  Result<void> fence(const model::ContainerRecord& record);
+  void keep_silent(const std::string& id);
+
+  Host& host_;
+  Lifecycle& lifecycle_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, std::shared_ptr<Case>> cases_;  // by the container's id; under mutex_
+};
+
+}  // namespace godwit::engine
