@@ -16,6 +16,9 @@ namespace godwit::tools {
 using engine::model::ContainerRecord;
 
 namespace {
+// It must not run here whatever it waits in: there is no need to hurry.
+constexpr int64_t kRemainsFreezeMs = 10'000;
+
 void tell(const std::string& id, const Result<void>& result) {
   if (!result) spdlog::error("{}: {}", id, result.error().to_string());
 }
@@ -137,7 +140,8 @@ void Agent::finish_departure(const ContainerRecord& record, const std::string& t
   if (const auto attachment = network_.find(id)) tell(id, runtime::hold_port(*attachment));
   if (const auto pid = runc_.init_pid(id)) {
     auto freezer = runtime::Freezer::open(*pid);
-    tell(id, freezer ? freezer->freeze() : Result<void>(std::unexpected(freezer.error())));
+    tell(id, freezer ? freezer->freeze(Deadline::in_ms(kRemainsFreezeMs))
+                     : Result<void>(std::unexpected(freezer.error())));
   }
   const auto runs = engine::ask_until(target, session, id, engine::model::Answer::DECISION_RUNNING);
   if (runs) {
