@@ -2,14 +2,18 @@
 // the time, system calls that the kernel does not restart, and what is left in them afterwards.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
 #include <spawn.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <filesystem>
 #include <sstream>
@@ -17,6 +21,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "runtime/container/freezer.h"
 #include "runtime/kernel/features.h"
 #include "runtime/kernel/thread_state.h"
 #include "runtime/memory/address_space.h"
@@ -274,6 +279,65 @@ TEST_P(Stops, AProgramThatSpawnsAllTheTimeIsCaughtInTheEnd) {
   }
   std::printf("caught %d times, postponed %d times\n", caught, postponed);
   EXPECT_EQ(victim.shared().failures, 0U);
+}
+
+// The leader sleeps in the kernel, and only its end will wake it, until `shared.asked`: it reads a page by
+// process_vm_readv(2) that a userfaultfd of its own does not give yet.
+void leader_in_the_kernel(Shared& shared) {
+  close_all();
+  const int faults = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC));
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  void* page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const uint64_t start = std::bit_cast<uint64_t>(page);
+  uffdio_register area{
+      .range = {.start = start, .len = 4096}, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+  if (::ioctl(faults, UFFDIO_API, &api) != 0 || ::ioctl(faults, UFFDIO_REGISTER, &area) != 0) ::_exit(1);
+  std::thread([&shared, faults, start] {
+    for (; shared.asked == 0; ++shared.rounds) ::usleep(200);
+    uffdio_zeropage zero{.range = {.start = start, .len = 4096}, .mode = 0, .zeropage = 0};
+    ::ioctl(faults, UFFDIO_ZEROPAGE, &zero);
+  }).detach();
+  std::thread([&shared] {
+    while (thread_state(::getpid()) != 'D') ::usleep(500);
+    shared.ready = 1;
+  }).detach();
+  char byte = 1;
+  const iovec local{.iov_base = &byte, .iov_len = 1}, remote{.iov_base = page, .iov_len = 1};
+  ::process_vm_readv(::getpid(), &local, 1, &remote, 1, 0);
+  for (;; ::usleep(200)) ++shared.value[0];
+}
+
+TEST_P(Stops, AThreadThatDoesNotLeaveTheKernelIsNamedAndHarmsNobody) {
+  Victim victim(leader_in_the_kernel);
+  ASSERT_TRUE(victim.wait_ready());
+  open(victim);
+  if (IsSkipped()) return;
+  const auto names_it = [&](const Result<void>& result) {
+    ASSERT_FALSE(result.has_value());
+    EXPECT_EQ(result.error().code, EAGAIN) << result.error().to_string();
+    EXPECT_NE(result.error().to_string().find("(stops_test)"), std::string::npos)
+        << result.error().to_string();
+    EXPECT_NE(result.error().hint.find("handle_userfault"), std::string::npos) << result.error().to_string();
+    EXPECT_TRUE(victim.runs()) << "it stands still";
+  };
+  int visits = 0;
+  ASSERT_TRUE(capture_->snapshot_live().has_value());
+  expect_ok(capture_->visit_new_processes([&](const CapturedProcess&, Puppet&) {
+    ++visits;
+    return Result<void>();
+  }));
+  EXPECT_EQ(visits, 0);
+  EXPECT_TRUE(victim.runs()) << "it stands still";
+  if (GetParam() == 0) {
+    names_it(capture_->freeze());
+  } else {
+    auto freezer = Freezer::open(victim.pid());
+    ASSERT_TRUE(freezer.has_value()) << freezer.error().to_string();
+    if (freezer->version2() == (GetParam() == 2)) names_it(freezer->freeze());
+  }
+  victim.shared().asked = 1;
+  while (!capture_->thaw().has_value()) ::usleep(1000);
+  EXPECT_TRUE(victim.wait_for(victim.shared().value[0], 5)) << "the leader did not go on";
 }
 
 // What a tracer asks of a thread in vfork(2) is taken back when the tracer ends.
