@@ -18,10 +18,10 @@
 namespace godwit::runtime {
 namespace {
 
-constexpr int64_t kStopMs = 100;
-constexpr int kRoundsMax = 64;  // of looks for threads that are not held
+constexpr int64_t kHoldMs = 100;
+constexpr int kHoldRoundsMax = 64;  // of looks for threads that are not held
 
-bool is_gone(const Error& error) {
+bool has_ended(const Error& error) {
   return error.code == ESRCH || error.code == ENOENT;
 }
 
@@ -49,10 +49,10 @@ Result<void> hold_thread(pid_t tid, Held& held) {
     if (state == '?' || state == 'Z' || state == 'X') return {};
     return std::unexpected(puppet.error());
   }
-  const auto stopped = (*puppet)->wait_stopped(Deadline::in_ms(kStopMs));
+  const auto stopped = (*puppet)->wait_stopped(Deadline::in_ms(kHoldMs));
   if (!stopped.has_value()) {
     (*puppet)->abandon();
-    return is_gone(stopped.error()) ? Result<void>() : stopped;
+    return has_ended(stopped.error()) ? Result<void>() : stopped;
   }
   held[tid] = *std::move(puppet);
   return {};
@@ -60,7 +60,7 @@ Result<void> hold_thread(pid_t tid, Held& held) {
 
 // Until a look finds no thread that is not held.
 Result<void> hold_all(pid_t pid, Held& held) {
-  for (int round = 0; round < kRoundsMax; ++round) {
+  for (int round = 0; round < kHoldRoundsMax; ++round) {
     GODWIT_ASSIGN(const auto tids, list_threads(pid));
     bool found = false;
     for (const pid_t tid : tids) {
@@ -96,7 +96,7 @@ Result<void> remove_from(pid_t pid) {
     if (outcome.has_value()) outcome = drop(scratch, held);
   for (auto& [tid, puppet] : held) {
     const auto released = release_unnoticed(*puppet);
-    if (outcome.has_value() && !released.has_value() && !is_gone(released.error())) outcome = released;
+    if (outcome.has_value() && !released.has_value() && !has_ended(released.error())) outcome = released;
   }
   return outcome;
 }
@@ -105,7 +105,7 @@ Result<void> remove_from(pid_t pid) {
 
 Result<std::vector<Scratch>> find_scratches(pid_t pid) {
   const auto mappings = read_maps(pid);
-  if (!mappings.has_value() && is_gone(mappings.error())) return std::vector<Scratch>{};
+  if (!mappings.has_value() && has_ended(mappings.error())) return std::vector<Scratch>{};
   GODWIT_TRY(mappings);
   std::vector<Scratch> found;
   for (const Vma& vma : *mappings)
@@ -118,7 +118,7 @@ Result<void> remove_leftovers(std::span<const pid_t> pids) {
   for (const pid_t pid : pids) {
     run_as_tracer([&] {
       auto removed = remove_from(pid);
-      if (outcome.has_value() && !removed.has_value() && !is_gone(removed.error()))
+      if (outcome.has_value() && !removed.has_value() && !has_ended(removed.error()))
         outcome = std::move(removed);
     });
   }

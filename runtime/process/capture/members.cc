@@ -328,9 +328,9 @@ Result<void> CaptureSession::with_leader(const Member& member, const LeaderStep&
 Result<void> CaptureSession::stop_leader(const Member& member, const LeaderStep& step) {
   auto leader = Puppet::seize(member.process.host_pid);
   if (!leader.has_value()) {
-    const auto stat = read_stat(member.process.host_pid);
-    if (!stat.has_value() || stat->state == 'Z')
-      return fail("stop", thread_name(member.process.host_pid), ESRCH);
+    // That one is ending is told like that, too.
+    const char state = thread_state(member.process.host_pid);
+    if (state == '?' || state == 'Z' || state == 'X') leader.error().code = ESRCH;
     return std::unexpected(leader.error());
   }
   (*leader)->set_patience_ms(kAnswerMs);
