@@ -66,8 +66,10 @@ class Spawning(LabCase):
             with self.subTest(migration=i):
                 result = self.lab.migrate("spawn", "--deadline", "8s", check=False, timeout=60)
                 moved += result["succeeded"]
-                if not result["succeeded"]:  # it was in vfork(2) at each attempt: said in one line
-                    self.assertRegex(result["error"], r"^stop .*pid \d+ \(.*vfork\(2\)[^\n]*$")
+                if not result["succeeded"]:  # in vfork(2) at each attempt, or a machine too busy for the deadline
+                    self.assertRegex(result["error"], r"^stop .*pid \d+ \(.*vfork\(2\)[^\n]*$|deadline of 8000 ms")
+                    target = self.lab.agents[self.lab.other("spawn")]
+                    wait_for(lambda: "spawn" not in target.containers(), "the target to forget the container")
                 before = self.count()
                 wait_for(lambda: self.count() > before + THREADS, "the container to go on")
         self.assertGreater(moved, 0)

@@ -578,7 +578,7 @@ std::atomic<uint64_t>* handled = nullptr;
 
 std::string call_of(pid_t pid) {
   const auto text = read_file("/proc/" + std::to_string(pid) + "/syscall").value_or(std::string());
-  return text.substr(0, text.find(' '));
+  return text.substr(0, text.find_first_of(" \n"));
 }
 
 // The number of the call that it sleeps in, once it sleeps there for good.
