@@ -35,16 +35,19 @@ Result<model::Answer> ask_at(const std::string& address, const SessionRecord& re
 // The one word on the wire, both ways.
 Evidence from_wire(model::Answer::Evidence evidence) {
   const auto value = static_cast<int>(evidence);
-  const bool known = value >= static_cast<int>(Evidence::kNoRecord) && value <= static_cast<int>(Evidence::kRan);
+  const bool known =
+      value >= static_cast<int>(Evidence::kNoRecord) && value <= static_cast<int>(Evidence::kRan);
   return known ? static_cast<Evidence>(value) : Evidence::kSilence;
 }
 
 // The record that the question is about; its `state` is kInvalid if there is none.
-Result<SessionRecord> record_asked_for(const model::Inquiry& inquiry, Side side, const SessionStore& sessions) {
+Result<SessionRecord> record_asked_for(const model::Inquiry& inquiry, Side side,
+                                       const SessionStore& sessions) {
   auto record = sessions.read(inquiry.session(), side);
   if (!record && record.error().code == ENOENT) return SessionRecord{};
   // A session's name is random: a record of it that speaks of something else is not what was meant.
-  if (record && (record->container != inquiry.container() || record->uid != inquiry.uid())) return SessionRecord{};
+  if (record && (record->container != inquiry.container() || record->uid != inquiry.uid()))
+    return SessionRecord{};
   return record;
 }
 

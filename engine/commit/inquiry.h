@@ -8,8 +8,8 @@
 
 namespace godwit::engine {
 
-// What the other side says of the session that `record` is of. Tries its addresses in turn, at most two seconds
-// each; kSilence if nobody answers. `final`, if given, becomes whether it is over at the other side.
+// What the other side says of the session that `record` is of. Tries its addresses in turn, at most two
+// seconds each; kSilence if nobody answers. `final`, if given, becomes whether it is over at the other side.
 Evidence ask_other_side(const SessionRecord& record, bool* final = nullptr);
 
 // What this agent answers; never fails: what cannot be read now is pending. Notes that the asker is over it.

@@ -30,16 +30,18 @@ Result<std::unique_ptr<Admission::Room>> Admission::admit(const model::Hello& he
   };
   if (auto free = check_not_of_host(record); !free) return refuse_for(free.error());
   GODWIT_ASSIGN(auto room, keep_room(hello));
-  if (auto added = host_.store.add(record, Stage::kArriving, hello.session()); !added) return refuse_for(added.error().error);
+  if (auto added = host_.store.add(record, Stage::kArriving, hello.session()); !added)
+    return refuse_for(added.error().error);
   return room;
 }
 
 Result<void> Admission::check_greeting(const model::Hello& hello) const {
   if (!is_spoken(hello.version()))
-    return refuse("receive", "a container",
-                  fmt::format("the source speaks protocol version {}, this agent {} to {}: run the same godwitd "
-                              "on both, or versions that follow each other",
-                              hello.version(), kProtocolVersionLeast, kProtocolVersion));
+    return refuse(
+        "receive", "a container",
+        fmt::format("the source speaks protocol version {}, this agent {} to {}: run the same godwitd "
+                    "on both, or versions that follow each other",
+                    hello.version(), kProtocolVersionLeast, kProtocolVersion));
   const std::string& id = hello.container().id();
   GODWIT_TRY(check_identifier("container id", id));
   GODWIT_TRY(check_identifier("session", hello.session()));
@@ -62,10 +64,11 @@ Result<void> Admission::check_greeting(const model::Hello& hello) const {
 Result<void> Admission::check_incarnation(const model::ContainerRecord& record) const {
   GODWIT_ASSIGN(const uint64_t highest, host_.sessions.highest_incarnation(record.uid()));
   if (may_arrive(record.incarnation(), highest)) return {};
-  return refuse("receive", record.id(),
-                fmt::format("host {} has seen incarnation {} of it, and this one is {}: it is a copy that was left "
-                            "behind",
-                            host_.options.name, highest, record.incarnation()));
+  return refuse(
+      "receive", record.id(),
+      fmt::format("host {} has seen incarnation {} of it, and this one is {}: it is a copy that was left "
+                  "behind",
+                  host_.options.name, highest, record.incarnation()));
 }
 
 Result<std::unique_ptr<Admission::Room>> Admission::keep_room(const model::Hello& hello) {

@@ -33,7 +33,8 @@ void Arrivals::receive(Fd connection, const std::string& peer, const model::Hell
   const ContainerRecord& record = hello.container();
   const std::string why = supervise(std::move(connection), hello);
   const auto container = host_.store.find(record.id());
-  // It has arrived, or the worker has removed all that it made of it; what it could not, the settlement finds.
+  // It has arrived, or the worker has removed all that it made of it; what it could not, the settlement
+  // finds.
   if (!container || container->stage != Stage::kArriving || container->session != hello.session()) return;
   spdlog::info("{}: does not come from {} by its worker: {}", record.id(), peer, why);
   settlement_.begin(*container);
@@ -71,8 +72,8 @@ std::string Arrivals::follow(WorkerProcess& worker) {
   }
 }
 
-// The container runs here: this agent is its keeper from now on. If that cannot be seen now, the settlement goes
-// on looking.
+// The container runs here: this agent is its keeper from now on. If that cannot be seen now, the settlement
+// goes on looking.
 void Arrivals::take_over(const ContainerRecord& record) {
   const auto pid = host_.find_process(record.id());
   if (!pid) return log_failure(record.id(), std::unexpected(pid.error()));

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/identifier.h"
+#include "engine/commit/inquiry.h"
 #include "engine/host/arrivals.h"
 #include "engine/host/control_listener.h"
 #include "engine/host/departures.h"
@@ -19,7 +20,6 @@
 #include "engine/host/recovery.h"
 #include "engine/host/settlement.h"
 #include "engine/host/workers.h"
-#include "engine/commit/inquiry.h"
 #include "engine/protocol/framing.h"
 #include "engine/protocol/session.pb.h"
 

@@ -42,8 +42,8 @@ struct Host;
 
 struct KeeperOptions {
   std::string name;
-  std::string root;    // absolute
-  std::string listen;  // ADDR:PORT
+  std::string root;                     // absolute
+  std::string listen;                   // ADDR:PORT
   std::vector<std::string> advertised;  // ADDR:PORT at which other agents reach it; the best first
   std::string bridge;
   std::string cni_plugins;

@@ -99,7 +99,8 @@ Result<bool> Settlement::step(Case& matter) {
                                            : target_move(file->state(), copy, matter.heard);
   {
     const std::lock_guard lock(mutex_);
-    if (const auto resolved = engine::resolve(file->state(), copy, matter.resolution); resolved) move = *resolved;
+    if (const auto resolved = engine::resolve(file->state(), copy, matter.resolution); resolved)
+      move = *resolved;
   }
   spdlog::debug("{}: session {} is {}, the container {}, the other side says {}: {}", matter.container.id(),
                 matter.session, to_string(file->state()), to_string(copy), to_string(matter.heard),
@@ -109,7 +110,8 @@ Result<bool> Settlement::step(Case& matter) {
   if (move.before) GODWIT_TRY(file->advance(*move.before));
   GODWIT_TRY(carry_out(matter, move, file->record()));
   if (move.after) GODWIT_TRY(file->advance(*move.after));
-  spdlog::info("{}: session {} is settled: {}", matter.container.id(), matter.session, to_string(file->state()));
+  spdlog::info("{}: session {} is settled: {}", matter.container.id(), matter.session,
+               to_string(file->state()));
   return true;
 }
 
@@ -119,7 +121,8 @@ Result<bool> Settlement::end_without_record(Case& matter) {
     GODWIT_TRY(destroy(matter.container));
     return true;
   }
-  const Move move = source_move(SessionState::kUndecided, host_.observe(matter.container.id()), Evidence::kSilence);
+  const Move move =
+      source_move(SessionState::kUndecided, host_.observe(matter.container.id()), Evidence::kSilence);
   if (move.order == Order::kWait) return false;
   const bool ended = move.order == Order::kNoteEnd;
   GODWIT_TRY(ended ? note_end(matter.container, false) : go_on_here(matter.container, true));
@@ -129,8 +132,8 @@ Result<bool> Settlement::end_without_record(Case& matter) {
 Result<bool> Settlement::ask(Case& matter, const SessionRecord& record) {
   const std::string& id = matter.container.id();
   if (!matter.silenced) {
-    spdlog::warn("{}: session {} is {}; it stays stopped here until {} says what became of it", id, matter.session,
-                 to_string(record.state), record.peer_name);
+    spdlog::warn("{}: session {} is {}; it stays stopped here until {} says what became of it", id,
+                 matter.session, to_string(record.state), record.peer_name);
     keep_silent(id);
     matter.silenced = true;
   }
@@ -169,8 +172,9 @@ Result<void> Settlement::carry_out(Case& matter, const Move& move, const Session
 Reply<void> Settlement::resolve(const std::string& id, Resolution resolution, const std::string& peer) {
   constexpr const char* kOperation = "resolve";
   GODWIT_ASSIGN(const StoredContainer container, host_.store.find(id));
-  const auto record = container.session.empty() ? Result<SessionRecord>(refuse("", "", ""))
-                                                : host_.sessions.read_patiently(container.session, side_of(container));
+  const auto record = container.session.empty()
+                          ? Result<SessionRecord>(refuse("", "", ""))
+                          : host_.sessions.read_patiently(container.session, side_of(container));
   if (!record || !engine::resolve(record->state, Copy::kHeld, resolution))
     return deny(DenialKind::kFailedPrecondition, kOperation, id,
                 "no migration of it waits for another host's answer (godwit inspect tells more)");
@@ -180,7 +184,8 @@ Reply<void> Settlement::resolve(const std::string& id, Resolution resolution, co
   const std::lock_guard lock(mutex_);
   const auto found = cases_.find(id);
   if (found == cases_.end())
-    return deny(DenialKind::kFailedPrecondition, kOperation, id, "a worker is still at work on its migration");
+    return deny(DenialKind::kFailedPrecondition, kOperation, id,
+                "a worker is still at work on its migration");
   found->second->resolution = resolution;
   spdlog::warn("{}: resolved by its user: {}, and {} never comes back", id,
                resolution == Resolution::kRunsHere ? "it runs here" : "it is gone from here", peer);
@@ -188,7 +193,8 @@ Reply<void> Settlement::resolve(const std::string& id, Resolution resolution, co
 }
 
 void Settlement::tidy() {
-  const auto records = host_.sessions.list([](const Error& error) { spdlog::error("{}", error.to_string()); });
+  const auto records =
+      host_.sessions.list([](const Error& error) { spdlog::error("{}", error.to_string()); });
   if (!records) return spdlog::error("{}", records.error().to_string());
   for (const SessionRecord& record : *records) {
     if (!is_final(record.state) || record.acknowledged) continue;

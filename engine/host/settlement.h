@@ -2,11 +2,11 @@
 //
 // A session is in this agent's hands while the store says that a container migrates or arrives in it. If its
 // worker is gone, this gathers what is known (the record, what the kernel shows, what the other side's agent
-// answers), asks the commit machine (engine/commit/machine.h) what is to be done, and does it; again and again,
-// until the session is over.
+// answers), asks the commit machine (engine/commit/machine.h) what is to be done, and does it; again and
+// again, until the session is over.
 //
-// Threads: all members may be called at once. Each session goes on in a thread of its own that nobody joins: it
-// waits for another agent's answer for as long as this process lives. The next agent begins it again.
+// Threads: all members may be called at once. Each session goes on in a thread of its own that nobody joins:
+// it waits for another agent's answer for as long as this process lives. The next agent begins it again.
 #pragma once
 
 #include <condition_variable>

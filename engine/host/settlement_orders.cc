@@ -6,6 +6,7 @@
 #include "runtime/container/freezer.h"
 #include "runtime/network/leftovers.h"
 #include "runtime/process/heal.h"
+#include "runtime/process/leftovers.h"
 
 namespace godwit::engine {
 
@@ -15,6 +16,8 @@ namespace {
 
 // A container that does not freeze is not to stand still for long.
 constexpr int kFreezeMs = 200;
+// One that is another host's is to stand still, however long that takes.
+constexpr int kFreezeRemainsMs = 10'000;
 constexpr size_t kPlanBytesMax = size_t{64} << 20;
 
 void tell(const std::string& id, const runtime::Faults& faults) {
@@ -31,7 +34,7 @@ Result<void> Settlement::go_on_here(const ContainerRecord& record, bool heal) {
   GODWIT_ASSIGN(auto freezer, runtime::Freezer::open(pid));
   if (heal) {
     // In repair mode nobody is to work with a connection.
-    log_failure(id, freezer.freeze(kFreezeMs));
+    log_failure(id, freezer.freeze(Deadline::in_ms(kFreezeMs)));
     if (const auto pids = freezer.processes())
       tell(id, runtime::leave_repair_mode(*pids, runtime::RepairEnd::kSilently));
     else
@@ -42,6 +45,7 @@ Result<void> Settlement::go_on_here(const ContainerRecord& record, bool heal) {
   GODWIT_TRY(freezer.thaw());
   log_failure(id, host_.runc.update(
                       id, {.memory_bytes = record.memory_limit_bytes(), .cpu_millis = record.cpu_millis()}));
+  if (const auto pids = freezer.processes(); heal && pids) log_failure(id, runtime::remove_leftovers(*pids));
   const auto stored = host_.store.find(id);
   // It runs, whether that can be written down or not (a full disk); the next agent finds it by the session.
   log_failure(id, stored && stored->pid == pid ? host_.store.settle_running(record, pid)
@@ -58,9 +62,10 @@ Result<void> Settlement::note_end(const ContainerRecord& record, bool of_target)
 }
 
 Result<void> Settlement::note_lost(const std::string& id) {
-  return host_.store.settle(id, Stage::kFailed,
-                            "its processes were lost in a migration: this host's remains and the target's replica are "
-                            "both gone");
+  return host_.store.settle(
+      id, Stage::kFailed,
+      "its processes were lost in a migration: this host's remains and the target's replica are "
+      "both gone");
 }
 
 // The replica is held, and its worker is gone: this is what that one would have done.
@@ -113,9 +118,10 @@ Result<void> Settlement::fence(const ContainerRecord& record) {
   keep_silent(id);
   return host_.store.settle(
       id, Stage::kFailed,
-      fmt::format("a higher incarnation than {} of it runs elsewhere, by a resolution of its user; it is stopped "
-                  "here, and may be removed",
-                  record.incarnation()));
+      fmt::format(
+          "a higher incarnation than {} of it runs elsewhere, by a resolution of its user; it is stopped "
+          "here, and may be removed",
+          record.incarnation()));
 }
 
 // Stopped, and cut off: whatever its stack does, nobody hears it.
@@ -124,7 +130,8 @@ void Settlement::keep_silent(const std::string& id) {
   const auto pid = host_.find_process(id);
   if (!pid) return;
   auto freezer = runtime::Freezer::open(*pid);
-  log_failure(id, freezer ? freezer->freeze() : Result<void>(std::unexpected(freezer.error())));
+  log_failure(id, freezer ? freezer->freeze(Deadline::in_ms(kFreezeRemainsMs))
+                          : Result<void>(std::unexpected(freezer.error())));
 }
 
 }  // namespace godwit::engine

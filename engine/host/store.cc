@@ -237,8 +237,7 @@ std::vector<StoredContainer> Store::list() const {
 }
 
 Reply<StoredContainer> Store::begin(const std::string& id, const std::string& operation,
-                                    std::initializer_list<Stage> from, Stage to,
-                                    const std::string& session) {
+                                    std::initializer_list<Stage> from, Stage to, const std::string& session) {
   const std::lock_guard lock(mutex_);
   GODWIT_ASSIGN(StoredContainer * container, locate(id, operation));
   if (std::ranges::find(from, container->stage) == from.end())

@@ -1,5 +1,5 @@
-// The steps of a migration at which a fault can be ordered (fault.h): wherever a process can die with something
-// begun. `godwitd steps` prints them, and the matrix of faults (tests/matrix) strikes at each.
+// The steps of a migration at which a fault can be ordered (fault.h): wherever a process can die with
+// something begun. `godwitd steps` prints them, and the matrix of faults (tests/matrix) strikes at each.
 #pragma once
 
 #include <array>

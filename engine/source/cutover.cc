@@ -46,9 +46,6 @@ Result<SourceSession::State> SourceSession::cutover() {
     return std::unexpected(frozen.error());
   }
   const auto waiting = timeline_.phase("cutover/ready");
-  // Should this process die after the decision, the source must not run again by itself: the cgroup holds it
-  // from here on.
-  GODWIT_TRY(freezer_->freeze());
   GODWIT_TRY(target_->expect(ControlMessage::kReady));
   GODWIT_TRY(faults_.at_step("source.ready", deadline_ns_));
   // The last moment at which a target that is lost, or a deadline that has passed, still changes the
@@ -81,6 +78,9 @@ Result<void> SourceSession::send_frozen() {
   auto snapshotting = timeline_.phase("cutover/snapshot");
   GODWIT_ASSIGN(runtime::model::Snapshot snapshot, capture_->snapshot_frozen());
   snapshotting.end();
+  // From here on the cgroup holds it, too: should this process die, it must not run by itself, neither with
+  // sockets in repair mode nor after the decision.
+  GODWIT_TRY(freezer_->freeze());
   GODWIT_ASSIGN(const uint64_t batches, send_frozen_pages(layout, view, scan));
   GODWIT_TRY(faults_.at_step("source.pages", deadline_ns_));
   return send_complete(std::move(snapshot), batches);
@@ -112,6 +112,7 @@ Result<void> SourceSession::send_complete(runtime::model::Snapshot snapshot, uin
 // The container is in a state that passes by itself: it goes on here for a moment, then another round.
 Result<SourceSession::State> SourceSession::retry_later(const Error& error) {
   const auto phase = timeline_.phase("cutover/postponed: " + error.hint);
+  GODWIT_TRY(freezer_->thaw());
   GODWIT_TRY(capture_->thaw());
   frozen_ = false;
   GODWIT_TRY(parking_->unpark({}));

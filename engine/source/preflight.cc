@@ -1,11 +1,16 @@
 // Everything that can refuse a migration before anything is touched.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "engine/session/preflight_check.h"
 #include "engine/source/source_session.h"
 #include "transport/link_choice.h"
 
 namespace godwit::engine {
+namespace {
+constexpr unsigned kStandstillAttemptsMax = 20;
+constexpr unsigned kStandstillPauseUs = 5'000;
+}  // namespace
 
 Result<SourceSession::State> SourceSession::preflight() {
   const auto phase = timeline_.phase("preflight");
@@ -45,7 +50,13 @@ Result<void> SourceSession::freeze_cgroup() {
 Result<void> SourceSession::while_frozen(const std::function<Result<void>()>& step) {
   const auto phase = timeline_.phase("round " + std::to_string(round_) + "/standstill");
   frozen_ = true;
-  GODWIT_TRY(freezer_->freeze());
+  auto stopped = freezer_->freeze();
+  // It runs between the attempts: a thread that is in the kernel gets on.
+  for (unsigned i = 1; i < kStandstillAttemptsMax && !stopped && stopped.error().code == EAGAIN; ++i) {
+    ::usleep(kStandstillPauseUs);
+    stopped = freezer_->freeze();
+  }
+  GODWIT_TRY(stopped);
   GODWIT_TRY(faults_.at_step("source.standstill", deadline_ns_));
   auto outcome = step();
   GODWIT_TRY(freezer_->thaw());

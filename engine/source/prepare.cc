@@ -1,7 +1,7 @@
 // What can be made ahead of the freeze: the replica's container at the target, the link, the parking lot.
 #include <fcntl.h>
-#include <ctime>
 #include <fmt/format.h>
+#include <ctime>
 
 #include "base/clock.h"
 #include "base/socket_address.h"

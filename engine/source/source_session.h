@@ -48,8 +48,8 @@ class SourceSession {
 
   // Runs to the end; events go to the agent as they happen. The result says where the container is now.
   model::MigrationResult run();
-  // It is committed, and what is left here stays as it is: the process is to end at once, without destructors;
-  // its agent carries the session on.
+  // It is committed, and what is left here stays as it is: the process is to end at once, without
+  // destructors; its agent carries the session on.
   [[nodiscard]] bool leaves_remains() const { return committed_ && !removed_; }
 
  private:
@@ -147,7 +147,7 @@ class SourceSession {
   bool parked_ = false;
   bool committed_ = false;
   bool target_runs_ = false;
-  bool removed_ = false;  // the remains
+  bool removed_ = false;    // the remains
   int64_t frozen_us_ = 0;   // monotonic
   int64_t running_us_ = 0;  // monotonic of this host
 

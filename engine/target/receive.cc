@@ -131,8 +131,8 @@ Result<TargetSession::State> TargetSession::frozen() {
   return State::kHeld;
 }
 
-// On the disk before Ready is said, and written while the pages come. Should the cutover be postponed, it stays:
-// what is not held dies with this process, and then it never ran.
+// On the disk before Ready is said, and written while the pages come. Should the cutover be postponed, it
+// stays: what is not held dies with this process, and then it never ran.
 void TargetSession::begin_may_run() {
   if (may_run_.valid()) (void)may_run_.get();
   may_run_ = scribe_.run<Result<void>>([this] { return file_->advance(SessionState::kMayRun); });

@@ -47,8 +47,8 @@ class TargetSession {
   TargetSession& operator=(const TargetSession&) = delete;
   ~TargetSession();
 
-  // Runs to the end. An error means that the container is not here, or (leaves_replica()) that it is not known
-  // whether it will be.
+  // Runs to the end. An error means that the container is not here, or (leaves_replica()) that it is not
+  // known whether it will be.
   Result<void> run();
   // A complete replica is held, or runs already, and this process is to end at once, without destructors; its
   // agent carries the session on.
@@ -120,7 +120,7 @@ class TargetSession {
   std::unique_ptr<PageWriters> writers_;
 
   // The cutover.
-  std::future<Result<void>> may_run_;  // is being written beside the reconciliation
+  std::future<Result<void>> may_run_;    // is being written beside the reconciliation
   std::optional<ReplicaDigest> digest_;  // if the memory is to be verified
   std::vector<runtime::SpaceDigest> digests_;
   Assistant assistant_;

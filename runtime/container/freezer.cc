@@ -8,11 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <filesystem>
 #include <memory>
 #include <string_view>
 
-#include "base/clock.h"
 #include "runtime/container/cgroup.h"
+#include "runtime/kernel/thread_state.h"
 
 namespace godwit::runtime {
 namespace {
@@ -23,6 +24,8 @@ namespace {
 // freeze may need its processor for their last steps.
 constexpr int64_t kLookUs = 5000;
 constexpr useconds_t kLookPauseUs = 20;
+// How much longer they may stand still so that the user learns why.
+constexpr int64_t kNamingMs = 10;
 constexpr int kDepthMax = 32;
 constexpr size_t kProcessesMax = 1 << 20;
 
@@ -50,6 +53,18 @@ Result<void> add_processes(int fd, const std::string& name, std::vector<pid_t>& 
     at = next + 1;
   }
   return {};
+}
+
+std::vector<pid_t> threads_of(pid_t pid) {
+  std::vector<pid_t> tids;
+  std::error_code error;
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task", error)) {
+    const std::string name = entry.path().filename();
+    pid_t tid = 0;
+    if (std::from_chars(name.data(), name.data() + name.size(), tid).ec == std::errc{}) tids.push_back(tid);
+  }
+  return tids;
 }
 
 // Children may vanish while we look: what is gone has no processes.
@@ -104,51 +119,62 @@ Result<void> Freezer::write_state(bool frozen) {
   return {};
 }
 
-Result<void> Freezer::freeze(int timeout_ms) {
-  const int64_t deadline_us = monotonic_us() + int64_t{timeout_ms} * 1000;
-  auto frozen = version2_ ? write_state(true) : freeze_v1(deadline_us);
-  if (frozen && version2_) frozen = await_v2(deadline_us);
+Result<void> Freezer::freeze(Deadline deadline) {
+  auto frozen = version2_ ? write_state(true) : freeze_v1(deadline);
+  if (frozen && version2_) frozen = await_v2(deadline);
   if (frozen) return {};
   if (const auto thawed = thaw(); !thawed)
     frozen.error().hint = "and it could not be thawed either: " + thawed.error().to_string();
   return frozen;
 }
 
-Result<void> Freezer::await_v2(int64_t deadline_us) {
+Result<void> Freezer::await_v2(Deadline deadline) {
   std::array<char, 256> buffer{};
-  const int64_t look_until_us = std::min(deadline_us, monotonic_us() + kLookUs);
+  const Deadline look_until = Deadline::in_us(kLookUs);
   for (;;) {
     // Reading also marks the events as seen, so that poll below waits for newer ones only.
     GODWIT_ASSIGN(const std::string_view events, reread(events_, buffer, directory_ + "/cgroup.events"));
     if (events.find("frozen 1") != std::string_view::npos) return {};
-    const int64_t now_us = monotonic_us();
-    if (now_us >= deadline_us)
-      return fail("freeze", directory_, ETIMEDOUT, "a task of it does not come out of the kernel");
-    if (now_us < look_until_us) {
+    if (deadline.passed()) return too_late();
+    if (!look_until.passed()) {
       ::usleep(kLookPauseUs);
       continue;
     }
     pollfd wait{events_.get(), POLLPRI, 0};
-    const int left_ms = static_cast<int>((deadline_us - now_us) / 1000) + 1;
-    if (::poll(&wait, 1, left_ms) < 0 && errno != EINTR)
+    if (::poll(&wait, 1, deadline.left_ms()) < 0 && errno != EINTR)
       return fail("wait for", directory_ + "/cgroup.events");
   }
 }
 
 // v1 tells nobody when it is done, and a task that forks meanwhile can keep it FREEZING until it is asked
 // again: ask and look.
-Result<void> Freezer::freeze_v1(int64_t deadline_us) {
+Result<void> Freezer::freeze_v1(Deadline deadline) {
   std::array<char, 256> buffer{};
-  const int64_t look_until_us = monotonic_us() + kLookUs;
+  const Deadline look_until = Deadline::in_us(kLookUs);
   for (;;) {
     GODWIT_TRY(write_state(true));
     GODWIT_ASSIGN(const std::string_view state, reread(state_, buffer, directory_ + "/freezer.state"));
     if (state.starts_with("FROZEN")) return {};
-    const int64_t now_us = monotonic_us();
-    if (now_us >= deadline_us)
-      return fail("freeze", directory_, ETIMEDOUT, "a task of it does not come out of the kernel");
-    ::usleep(now_us < look_until_us ? kLookPauseUs : 500);
+    if (deadline.passed()) return too_late();
+    ::usleep(look_until.passed() ? 500 : kLookPauseUs);
   }
+}
+
+// One that is in the kernel and not in vfork(2), which counts as frozen, is what all wait for. (The v1
+// freezer shows frozen threads like that too.)
+std::unexpected<Error> Freezer::too_late() const {
+  const Deadline enough = Deadline::in_ms(kNamingMs);
+  for (const pid_t pid : processes().value_or(std::vector<pid_t>{})) {
+    for (const pid_t tid : threads_of(pid)) {
+      if (enough.passed()) break;
+      if (const char state = thread_state(tid); state != 'D' && state != 'R') continue;
+      if (waits_in_vfork(tid)) continue;
+      const std::string place = what_holds(tid);
+      if (version2_ || place.find("refrigerator") == std::string::npos)
+        return fail("freeze", thread_name(tid), EAGAIN, place);
+    }
+  }
+  return fail("freeze", directory_, EAGAIN, "a thread of it does not come out of the kernel");
 }
 
 Result<void> Freezer::thaw() {

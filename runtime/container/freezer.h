@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/deadline.h"
 #include "base/fd.h"
 #include "base/result.h"
 
@@ -21,10 +22,15 @@ class Freezer {
  public:
   // Opens the freezer of the cgroup that `pid` (a container's init) is in. Refused if the caller is in it.
   static Result<Freezer> open(pid_t pid);
-  // Returns when all tasks are frozen. On any failure, ETIMEDOUT after `timeout_ms` too, the cgroup has been
-  // thawed again. v2: processes that begin in a frozen cgroup are frozen; freezing is complete when no task
-  // is left in user space or in an interruptible sleep (kernel: Documentation/admin-guide/cgroup-v2.rst).
-  Result<void> freeze(int timeout_ms = 2000);
+  // A task that is in a page fault or in a read freezes when that is done, and everybody else stands still
+  // until then: so long may it take, if the container is to run on afterwards.
+  static constexpr int64_t kFreezeMs = 60;
+
+  // Returns when all tasks are frozen. On any failure the cgroup has been thawed again. EAGAIN if that is not
+  // done by `deadline`; the error names a thread that does not freeze, and where in the kernel it is. v2:
+  // processes that begin in a frozen cgroup are frozen; freezing is complete when no task is left in user
+  // space or in an interruptible sleep (kernel: Documentation/admin-guide/cgroup-v2.rst).
+  Result<void> freeze(Deadline deadline = Deadline::in_ms(kFreezeMs));
   // Returns at once; tasks run when they are next scheduled. Thawing what is not frozen is no error.
   Result<void> thaw();
   // All processes of the cgroup and of its children, as our pid namespace numbers them, ascending. A list,
@@ -33,8 +39,9 @@ class Freezer {
   [[nodiscard]] bool version2() const { return version2_; }
 
  private:
-  Result<void> freeze_v1(int64_t deadline_us);
-  Result<void> await_v2(int64_t deadline_us);
+  Result<void> freeze_v1(Deadline deadline);
+  Result<void> await_v2(Deadline deadline);
+  [[nodiscard]] std::unexpected<Error> too_late() const;
   Result<void> write_state(bool frozen);
 
   std::string directory_;

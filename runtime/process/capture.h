@@ -5,7 +5,10 @@
 // userfaultfd. freeze() stops everything; snapshot_frozen() is exact.
 //
 // Threads: all calls on one thread (the tracer). Failure: any error leaves the container thawed or can be
-// followed by thaw(). The destructor thaws.
+// followed by thaw(). The destructor thaws and, unless dismantle() was called, takes out of the processes
+// what the capture has put into them, so that a migration that failed leaves no trace. EAGAIN means that the
+// container was in a state that passes by itself (a thread in vfork(2), a process that ends): let it go on
+// for a moment and try again.
 #pragma once
 
 #include <sys/types.h>
@@ -57,19 +60,25 @@ class Capture {
   virtual Result<model::Snapshot> snapshot_live() = 0;
 
   // Calls `visit` with a stopped puppet of each process not visited before (its scratch is made); the process
-  // is stopped for the time of the call only. Used to inject userfaultfd(2). In the frozen state visits the
-  // newcomers among the frozen processes.
+  // is stopped for the time of the call only. Used to inject userfaultfd(2). A running process whose leader
+  // does not come out of the kernel now (it waits in vfork(2), or for a disk), or for which `visit` returns
+  // EAGAIN, is left for a later call; `visit` runs on another thread then, while this one waits. In the
+  // frozen state visits the newcomers among the frozen processes, and leaves none.
   virtual Result<void> visit_new_processes(
       const std::function<Result<void>(const CapturedProcess&, Puppet&)>& visit) = 0;
 
-  // Cgroup freeze, seize and interrupt all threads, wait for all, thaw the cgroup: ptrace holds them.
+  // Cgroup freeze, seize and interrupt all threads, thaw the cgroup, wait for all: ptrace holds them. EAGAIN,
+  // with all of them running again, if a thread does not stop within some tens of ms; the error names it and
+  // what it waits in. One that stops later than that is let go then by thaw(), which fails if it still does
+  // not: end the tracer thread soon then, before the late one stops for good.
   virtual Result<void> freeze() = 0;
   // Exact. The part that a target needs before pages can be stored (processes, mappings, shared memory) can
   // be taken first and alone, so that page transfer overlaps with the rest.
   virtual Result<model::Snapshot> snapshot_frozen_memory() = 0;
   // The complete snapshot (memory included).
   virtual Result<model::Snapshot> snapshot_frozen() = 0;
-  // Undoes every change (repair mode, scratch mappings, registers) and lets all threads run.
+  // Undoes every change but the scratch mappings (repair mode, registers) and lets all threads run. A system
+  // call that nothing but the stop has interrupted goes on, too (capture/registers.h).
   virtual Result<void> thaw() = 0;
 
   // The processes run elsewhere now, and these here are to be killed: from here on they die with this tracer,

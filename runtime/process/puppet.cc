@@ -14,6 +14,8 @@
 namespace godwit::runtime {
 namespace {
 
+constexpr int64_t kLastPatienceMs = 100;
+
 bool is_event_stop(int status) {
   return status >> 16 == PTRACE_EVENT_STOP;
 }
@@ -48,14 +50,16 @@ std::unique_ptr<Puppet> Puppet::adopt(pid_t tid, uint64_t options) {
 
 Puppet::~Puppet() {
   if (!seized_) return;
-  // A thread must be stopped to be detached; one that was only seized is on its way to a stop.
-  if (!stopped_ && !wait_stopped().has_value()) return;
+  // A thread must be stopped to be detached; one that was only seized is on its way to a stop. If it does not
+  // get there the end of this thread lets it go.
+  if (!stopped_ && (lost_ || !wait_stopped(Deadline::in_ms(kLastPatienceMs)).has_value())) return;
   static_cast<void>(release());
 }
 
-Result<void> Puppet::wait_stopped() {
+Result<void> Puppet::wait_stopped(Deadline deadline) {
+  if (lost_) return fail("stop", name(), ETIMEDOUT, "it is still busy with what it was asked");
   for (;;) {
-    GODWIT_ASSIGN(const int status, wait_status());
+    GODWIT_ASSIGN(const int status, wait_status(deadline));
     if (is_event_stop(status)) break;
     // A signal was on its way before the interruption, or an event of a system call: let it pass. The
     // interruption is still pending and comes before the next instruction.
@@ -141,6 +145,7 @@ Result<void> Puppet::kill_with_tracer(bool on) {
 
 Result<void> Puppet::release() {
   if (!seized_) return {};
+  if (!stopped_) return fail("let go", name(), EAGAIN, "it has not stopped yet");
   uint64_t signal = 0;
   if (!held_signals_.empty()) {
     // The last stop was the delivery of our own signal: the one that was kept takes its place. If the thread

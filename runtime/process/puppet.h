@@ -21,6 +21,13 @@
 // of some 20 us each, once in the life of a process, in which a tracer that dies takes the process with it,
 // because there is no frame yet, or no more.
 //
+// Waits. A thread that is asked to stop does so when it leaves the kernel: at once as a rule, but not before
+// its child is done if it is in vfork(2), and not before a disk answers, or a server that may be gone. So
+// each wait has a bound. A puppet that has not answered in time is still ours, and still on its way to a stop
+// in which it would stay: wait for it again, and release it, or end the tracer thread. The kernel then takes
+// the request back; that is the only way to let go of a thread that is not stopped, and a safe one at any
+// time but in the window above.
+//
 // Signals. During run() everything but SIGURG is blocked. A SIGURG or a SIGSTOP of somebody else that arrives
 // just then is kept, and delivered by release().
 #pragma once
@@ -38,6 +45,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/deadline.h"
 #include "base/result.h"
 
 namespace godwit::runtime {
@@ -125,6 +133,9 @@ class CallBatch {
 
 class Puppet;
 
+// Blocks SIGCHLD in this thread, and so in those that it starts later.
+void keep_child_signals();
+
 // A batch and the thread that is to execute it.
 struct Injection {
   Puppet* puppet = nullptr;
@@ -144,10 +155,20 @@ class Puppet {
   Puppet& operator=(const Puppet&) = delete;
   ~Puppet();
 
+  // How long a thread may take to answer if nobody says otherwise: any number of others may want its
+  // processor.
+  static constexpr int64_t kPatienceMs = 30'000;
+
   // Waits until the thread is stopped, and reads its registers and signal mask. A signal that arrives
   // meanwhile is delivered first: the registers then show the first instruction of its handler. Fails with
-  // ESRCH if the thread has died; it is forgotten then.
-  Result<void> wait_stopped();
+  // ESRCH if the thread has died; it is forgotten then. Fails with EAGAIN, and says what holds the thread up,
+  // if it has not stopped by `deadline`: it is still seized, and may be waited for again.
+  Result<void> wait_stopped(Deadline deadline = Deadline::in_ms(kPatienceMs));
+  // Whether it has answered: it is held, and its registers are known.
+  [[nodiscard]] bool stopped() const { return seized_ && stopped_; }
+  // How long the calls of one run() may take, from here on. One that takes longer is not taken back: run()
+  // fails with ETIMEDOUT, and from then on the thread can only be left to itself by the end of the tracer.
+  void set_patience_ms(int64_t patience_ms) { patience_ms_ = patience_ms; }
 
   [[nodiscard]] pid_t tid() const { return tid_; }
   // The registers the thread had when it stopped; what release() puts back unless set_registers was called.
@@ -191,7 +212,7 @@ class Puppet {
 
   // PTRACE_O_EXITKILL on or off: whether the puppet dies with this tracer.
   Result<void> kill_with_tracer(bool on);
-  // Restores the registers and detaches; the thread runs on.
+  // Restores the registers and detaches; the thread runs on. Fails with EAGAIN if it is not stopped.
   Result<void> release();
   // Forgets the thread without touching it (it is dead, or another owns it).
   void abandon() { seized_ = false; }
@@ -215,20 +236,22 @@ class Puppet {
   Result<void> prepare_frame(const Lane& lane);
   Result<void> enter_scratch(const Lane& lane, size_t calls);
   Result<void> leave_scratch();
-  Result<void> wait_until_done();
+  Result<void> wait_until_done(Deadline deadline);
   Result<bool> take_stop(int status, uint64_t end);
   Result<void> restore();
   // A single call without a scratch, by two system-call stops.
   Result<int64_t> call_bare(uint64_t number, const uint64_t (&arguments)[6]);
   Result<uint64_t> find_syscall_instruction() const;
   Result<void> wait_for_syscall_stop();
-  Result<int> wait_status();
+  Result<int> wait_status(Deadline deadline);
   [[nodiscard]] std::string name() const { return "thread " + std::to_string(tid_); }
 
   pid_t tid_;
   uint64_t options_;
   bool seized_;
   bool stopped_ = false;
+  bool lost_ = false;  // in the scratch code, and did not come back in time
+  int64_t patience_ms_ = kPatienceMs;
   user_regs_struct registers_{};
   uint64_t signal_mask_ = 0;
   bool sequence_left_ = false;  // leave_restartable_sequence() was done in this stop

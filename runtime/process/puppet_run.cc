@@ -269,16 +269,22 @@ Result<void> Puppet::enter_scratch(const Lane& lane, size_t calls) {
 
 // The thread's own registers and mask come back whatever happened in between.
 Result<void> Puppet::leave_scratch() {
-  auto done = wait_until_done();
-  if (!seized_) return done;
+  auto done = wait_until_done(Deadline::in_ms(patience_ms_));
+  if (!seized_ || lost_) return done;
   const auto restored = restore();
   return done.has_value() ? restored : done;
 }
 
-Result<void> Puppet::wait_until_done() {
+Result<void> Puppet::wait_until_done(Deadline deadline) {
   const uint64_t end = scratch_.start + scratch_done_offset();
   for (;;) {
-    GODWIT_ASSIGN(const int status, wait_status());
+    auto waited = wait_status(deadline);
+    if (!waited.has_value() && waited.error().code == EAGAIN) {
+      lost_ = true;
+      stopped_ = false;
+      waited.error().code = ETIMEDOUT;
+    }
+    GODWIT_ASSIGN(const int status, std::move(waited));
     GODWIT_ASSIGN(const bool done, take_stop(status, end));
     if (done) return {};
     if (trace(PTRACE_CONT, tid_) != 0) return fail("resume", name());

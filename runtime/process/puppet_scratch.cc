@@ -33,7 +33,9 @@ uint64_t page_up(uint64_t value) {
 Result<void> Puppet::wait_for_syscall_stop() {
   for (;;) {
     if (trace(PTRACE_SYSCALL, tid_) != 0) return fail("resume", name());
-    GODWIT_ASSIGN(const int status, wait_status());
+    // Without a bound: here nobody but we can bring the thread back to itself. What keeps it is at the most
+    // another thread of its process that holds the address space's lock.
+    GODWIT_ASSIGN(const int status, wait_status(Deadline::never()));
     if (WSTOPSIG(status) == kSyscallStop && status >> 16 == 0) return {};
     if (status >> 16 != 0) continue;
     if (WSTOPSIG(status) == SIGSTOP) {
@@ -74,6 +76,7 @@ Result<int64_t> Puppet::call_bare(uint64_t number, const uint64_t (&arguments)[6
   // From the exit of a system call the kernel would not restart the one that the stop had interrupted: go
   // on to an ordinary stop, which lies before the next instruction of the thread.
   if (trace(PTRACE_INTERRUPT, tid_) != 0 || trace(PTRACE_CONT, tid_) != 0) return fail("interrupt", name());
+  stopped_ = false;
   GODWIT_TRY(wait_stopped());
   return attempt;
 }
@@ -132,15 +135,18 @@ Result<void> Puppet::make_scratch(uint64_t size, bool children_get_it) {
   const Scratch scratch{.start = static_cast<uint64_t>(start), .size = size};
 
   const auto fill = [&]() -> Result<void> {
-    const uint64_t data[6] = {scratch.start + kScratchFrame, size - kScratchFrame, PROT_READ | PROT_WRITE};
-    GODWIT_ASSIGN(const int64_t protected_, call_bare(SYS_mprotect, data));
-    if (is_error(protected_)) return fail("protect the scratch of", name(), static_cast<int>(-protected_));
-    // The code is not writable: only a tracer can put it there.
+    // The code and the mark are not writable: only a tracer can put them there.
     const std::string path = "/proc/" + std::to_string(tid_) + "/mem";
     GODWIT_ASSIGN(const Fd memory, open_file(path, O_RDWR));
     const auto length = static_cast<size_t>(godwit_scratch_code_end - godwit_scratch_code);
-    if (::pwrite(memory.get(), godwit_scratch_code, length, start) != static_cast<ssize_t>(length))
+    const ScratchMark mark = make_scratch_mark(scratch);
+    const auto mark_place = static_cast<off_t>(scratch.start + kScratchMark);
+    if (::pwrite(memory.get(), &mark, sizeof mark, mark_place) != ssize_t{sizeof mark} ||
+        ::pwrite(memory.get(), godwit_scratch_code, length, start) != static_cast<ssize_t>(length))
       return fail("write", path);
+    const uint64_t data[6] = {scratch.start + kScratchFrame, size - kScratchFrame, PROT_READ | PROT_WRITE};
+    GODWIT_ASSIGN(const int64_t protected_, call_bare(SYS_mprotect, data));
+    if (is_error(protected_)) return fail("protect the scratch of", name(), static_cast<int>(-protected_));
     scratch_ = scratch;
     CallBatch batch;
     batch.call(SYS_madvise, {scratch.start, size, MADV_DONTDUMP}, "madvise of the scratch");

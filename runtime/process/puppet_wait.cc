@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "runtime/kernel/thread_state.h"
 #include "runtime/process/puppet.h"
 
 namespace godwit::runtime {
@@ -59,8 +60,12 @@ Fate fate_of(pid_t tid) {
 
 }  // namespace
 
-// The status of its next stop.
-Result<int> Puppet::wait_status() {
+void keep_child_signals() {
+  static_cast<void>(child_signal());
+}
+
+// The status of its next stop. EAGAIN if there is none by `deadline`.
+Result<int> Puppet::wait_status(Deadline deadline) {
   const sigset_t& signals = child_signal();
   const int64_t begin_ns = monotonic_ns();
   int64_t pause_ns = kPauseMinNs;
@@ -74,12 +79,13 @@ Result<int> Puppet::wait_status() {
       return fail("wait for", name());
     }
     if (found == tid_) break;
-    const timespec pause{.tv_sec = 0, .tv_nsec = pause_ns};
-    if (::sigtimedwait(&signals, nullptr, &pause) >= 0) continue;
+    const timespec pause = Deadline::in_ns(pause_ns).sooner_of(deadline).left();
+    if (::sigtimedwait(&signals, nullptr, &pause) >= 0 && !deadline.passed()) continue;
     pause_ns = std::min(2 * pause_ns, kPauseMaxNs);
     const Fate fate = fate_of(tid_);
     if (fate == Fate::kEnded) break;
     if (fate == Fate::kEnding && monotonic_ns() - begin_ns > kEndingNs) break;
+    if (deadline.passed()) return fail("stop", thread_name(tid_), EAGAIN, what_holds(tid_));
   }
   seized_ = false;
   return fail("wait for", name(), ESRCH, "it has ended");

@@ -33,6 +33,20 @@ inline constexpr size_t kScratchLanes = 8;
 inline constexpr size_t kLaneCallsMax = 128;
 inline constexpr uint64_t kLaneSize = 8 * kScratchPage;
 inline constexpr uint64_t kScratchSizeMin = kScratchFrame + kScratchLanes * kLaneSize;
+inline constexpr uint64_t kScratchSizeMax = uint64_t{1} << 30;
+
+// Behind the code, at the end of its page: by this a scratch is known whose tracer has died (leftovers.h). It
+// names its own place, so that no copy of it is taken for one.
+struct ScratchMark {
+  char text[16];
+  uint64_t start;
+  uint64_t size;
+  friend bool operator==(const ScratchMark&, const ScratchMark&) = default;
+};
+inline constexpr uint64_t kScratchMark = kScratchPage - sizeof(ScratchMark);
+[[nodiscard]] inline ScratchMark make_scratch_mark(const Scratch& scratch) {
+  return {.text = "godwit scratch\n", .start = scratch.start, .size = scratch.size};
+}
 
 // One call as the scratch code sees it.
 struct ScratchCall {

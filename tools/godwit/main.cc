@@ -137,9 +137,9 @@ void declare_remove(CLI::App& app, Action& action) {
 }
 
 void declare_logs(CLI::App& app, Action& action) {
-  CLI::App* const command =
-      add_command(app, "logs", "what a container wrote to stdout and stderr on this host, its newest 8 MiB at least",
-                  "  godwit logs db1\n  godwit logs -f db1");
+  CLI::App* const command = add_command(
+      app, "logs", "what a container wrote to stdout and stderr on this host, its newest 8 MiB at least",
+      "  godwit logs db1\n  godwit logs -f db1");
   const auto request = std::make_shared<api::v1::LogsRequest>();
   command
       ->add_option_function<std::string>(

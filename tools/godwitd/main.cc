@@ -98,14 +98,18 @@ void declare_options(CLI::App& app, CommandLine& line) {
 
 // Another agent asks this one at the address that it was given: a wildcard would be that agent itself.
 Result<void> check_addresses(engine::KeeperOptions& agent) {
-  const auto is_wildcard = [](const std::string& host) { return host == "0.0.0.0" || host == "::" || host.empty(); };
+  const auto is_wildcard = [](const std::string& host) {
+    return host == "0.0.0.0" || host == "::" || host.empty();
+  };
   GODWIT_ASSIGN(const HostPort listen, parse_host_port(agent.listen));
   if (agent.advertised.empty() && is_wildcard(listen.host))
-    return refuse("accept --listen", agent.listen,
-                  "other agents cannot ask this one there; add --advertise ADDR:PORT with an address that they reach");
+    return refuse(
+        "accept --listen", agent.listen,
+        "other agents cannot ask this one there; add --advertise ADDR:PORT with an address that they reach");
   if (agent.advertised.empty()) agent.advertised = {agent.listen};
   constexpr size_t kAddressesMax = 4;
-  if (agent.advertised.size() > kAddressesMax) return refuse("accept --advertise", "its addresses", "4 are the most");
+  if (agent.advertised.size() > kAddressesMax)
+    return refuse("accept --advertise", "its addresses", "4 are the most");
   for (const std::string& address : agent.advertised) {
     GODWIT_ASSIGN(const HostPort place, parse_host_port(address));
     if (is_wildcard(place.host) || place.port == 0)

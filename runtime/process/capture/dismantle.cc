@@ -21,6 +21,7 @@ constexpr int64_t kNoticeableUs = 500;
 
 Result<void> CaptureSession::dismantle() {
   if (!frozen_) return refuse("dismantle", "the container", "it runs");
+  dismantled_ = true;
   for (const auto& member : members_)
     for (const auto& [tid, puppet] : member->threads) GODWIT_TRY(puppet->kill_with_tracer(true));
   if (options_.thaw_cgroup) GODWIT_TRY(options_.thaw_cgroup());

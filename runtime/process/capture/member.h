@@ -20,6 +20,10 @@ struct Member {
   uint64_t start_time = 0;  // of the stat file: tells a pid that was reused
   Scratch scratch;
   bool visited = false;
+  // With a child whose memory is its own: one of its threads may be in vfork(2). As of the last look.
+  bool shares_with_child = false;
+  bool shares_with_parent = false;
+  pid_t parent = 0;  // in the agent's pid namespace
   // Held threads by host tid; empty while the container runs.
   std::map<pid_t, std::unique_ptr<Puppet>> threads;
   // Seccomp filters by host tid: they are only ever added, so a count that did not change means the same

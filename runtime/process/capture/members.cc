@@ -1,11 +1,14 @@
 // Following the processes of the container, and holding their threads.
+#include <linux/kcmp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <set>
 
+#include "runtime/kernel/thread_state.h"
 #include "runtime/process/capture/session.h"
+#include "runtime/process/tracer_thread.h"
 
 namespace godwit::runtime {
 namespace {
@@ -13,6 +16,12 @@ namespace {
 // Rounds of "list, seize" until nothing new comes; a process that forks faster than this cannot be caught
 // without a cgroup freezer.
 constexpr int kSeizeRoundsMax = 64;
+// How long the leader of a process that runs may take to stop. Nobody waits but we.
+constexpr int64_t kVisitMs = 100;
+// The same for one that did not stop in time for a freeze: its child ends or executes a program by then.
+constexpr int64_t kStragglerMs = 100;
+// For a process whose leader is in vfork(2) when all is over; each takes kVisitMs.
+constexpr int kLeaveAttemptsMax = 10;
 
 bool is_gone(const Error& error) {
   return error.code == ESRCH || error.code == ENOENT;
@@ -20,12 +29,18 @@ bool is_gone(const Error& error) {
 
 }  // namespace
 
+CaptureSession::~CaptureSession() {
+  static_cast<void>(thaw());
+  if (!dismantled_) static_cast<void>(leave());
+}
+
 Result<std::vector<pid_t>> CaptureSession::list_pids() const {
   if (options_.list_cgroup) return options_.list_cgroup();
   return list_tree(options_.init_pid);
 }
 
 Result<void> CaptureSession::refresh_members() {
+  static_cast<void>(let_stragglers_go(Deadline::in_ms(0)));  // freeze() says so if one is left
   GODWIT_ASSIGN(const auto pids, list_pids());
   struct Seen {
     pid_t pid;
@@ -65,6 +80,7 @@ Result<void> CaptureSession::refresh_members() {
       return member != nullptr && member->process.host_pid == one.pid && member->start_time == one.start_time;
     });
     if (known != members_.end()) {
+      (*known)->parent = one.parent;
       members.push_back(std::move(*known));
       continue;
     }
@@ -73,6 +89,7 @@ Result<void> CaptureSession::refresh_members() {
     auto member = std::make_unique<Member>();
     member->process = {.host_pid = one.pid, .container_pid = status->namespace_pids.back()};
     member->start_time = one.start_time;
+    member->parent = one.parent;
     members.push_back(std::move(member));
   }
   for (const auto& member : members_) {
@@ -81,7 +98,24 @@ Result<void> CaptureSession::refresh_members() {
     mappings_.forget(member->process.host_pid);
   }
   members_ = std::move(members);
+  look_for_shared_memory();
   return {};
+}
+
+// A child of vfork(2) uses its parent's memory until it executes a program.
+void CaptureSession::look_for_shared_memory() {
+  std::map<pid_t, Member*> by_pid;
+  for (const auto& member : members_) {
+    member->shares_with_child = member->shares_with_parent = false;
+    by_pid.emplace(member->process.host_pid, member.get());
+  }
+  for (const auto& member : members_) {
+    const auto parent = by_pid.find(member->parent);
+    if (parent == by_pid.end() ||
+        ::syscall(SYS_kcmp, member->process.host_pid, member->parent, KCMP_VM, 0, 0) != 0)
+      continue;
+    parent->second->shares_with_child = member->shares_with_parent = true;
+  }
 }
 
 Result<bool> CaptureSession::seize_threads(Member& member, std::vector<Puppet*>& fresh) {
@@ -90,6 +124,11 @@ Result<bool> CaptureSession::seize_threads(Member& member, std::vector<Puppet*>&
   bool found = false;
   for (const pid_t tid : *threads) {
     if (member.threads.contains(tid)) continue;
+    // It would not stop, and could not be let go while it does not.
+    if (member.shares_with_child && waits_in_vfork(tid)) {
+      in_vfork_ = Error{.operation = "stop", .object = thread_name(tid), .code = EAGAIN, .hint = kInVfork};
+      continue;
+    }
     auto puppet = Puppet::seize(tid);
     if (!puppet.has_value()) {
       if (is_gone(puppet.error())) continue;
@@ -98,6 +137,7 @@ Result<bool> CaptureSession::seize_threads(Member& member, std::vector<Puppet*>&
       return std::unexpected(puppet.error());
     }
     if (member.scratch.valid()) (*puppet)->adopt_scratch(member.scratch);
+    (*puppet)->set_patience_ms(kAnswerMs);
     fresh.push_back(puppet->get());
     member.threads[tid] = *std::move(puppet);
     found = true;
@@ -105,41 +145,72 @@ Result<bool> CaptureSession::seize_threads(Member& member, std::vector<Puppet*>&
   return found;
 }
 
-Result<bool> CaptureSession::seize_newcomers() {
+Result<bool> CaptureSession::seize_newcomers(std::vector<Puppet*>& fresh) {
   GODWIT_TRY(refresh_members());
   bool found = false;
-  std::vector<Puppet*> fresh;
   for (auto& member : members_) {
     GODWIT_ASSIGN(const bool some, seize_threads(*member, fresh));
     found = found || some;
   }
+  return found;
+}
+
+// All of them have been interrupted, so the waits overlap.
+Result<void> CaptureSession::await_stops(const std::vector<Puppet*>& fresh) {
   std::set<pid_t> dead;
   for (Puppet* puppet : fresh) {
-    const auto stopped = puppet->wait_stopped();
+    const auto stopped = puppet->wait_stopped(Deadline::in_ms(kStopMs));
     if (stopped.has_value()) continue;
     if (!is_gone(stopped.error()) && stopped.error().code != ECHILD) return std::unexpected(stopped.error());
     dead.insert(puppet->tid());
   }
   for (auto& member : members_)
     std::erase_if(member->threads, [&](const auto& entry) { return dead.contains(entry.first); });
-  return found;
+  return {};
+}
+
+namespace {
+
+std::unexpected<Error> too_many_newcomers() {
+  return refuse("freeze", "the container", "new threads appear faster than they can be stopped");
+}
+
+}  // namespace
+
+// Threads come while others are being stopped: until a look finds none that is not held.
+Result<void> CaptureSession::freeze_running() {
+  for (int round = 0; round < kSeizeRoundsMax; ++round) {
+    std::vector<Puppet*> fresh;
+    GODWIT_ASSIGN(const bool found, seize_newcomers(fresh));
+    if (!found) return {};
+    GODWIT_TRY(await_stops(fresh));
+  }
+  return too_many_newcomers();
+}
+
+// Nobody runs, so nobody comes, and what is in vfork(2) stays there. They stop when the cgroup lets them go
+// (tasks that the v1 freezer holds do not sooner), before they do anything else.
+Result<void> CaptureSession::freeze_in_cgroup() {
+  GODWIT_TRY(options_.freeze_cgroup());
+  cgroup_frozen_ = true;
+  std::vector<Puppet*> fresh;
+  for (int round = 0;; ++round) {
+    if (round == kSeizeRoundsMax) return too_many_newcomers();
+    GODWIT_ASSIGN(const bool found, seize_newcomers(fresh));
+    if (!found) break;
+  }
+  GODWIT_TRY(options_.thaw_cgroup());
+  cgroup_frozen_ = false;
+  return await_stops(fresh);
 }
 
 Result<void> CaptureSession::freeze_held() {
-  if (options_.freeze_cgroup) {
-    GODWIT_TRY(options_.freeze_cgroup());
-    cgroup_frozen_ = true;
-  }
-  for (int round = 0; round < kSeizeRoundsMax; ++round) {
-    GODWIT_ASSIGN(const bool found, seize_newcomers());
-    if (found) continue;
-    if (cgroup_frozen_) {
-      GODWIT_TRY(options_.thaw_cgroup());
-      cgroup_frozen_ = false;
-    }
-    return {};
-  }
-  return refuse("freeze", "the container", "new threads appear faster than they can be stopped");
+  GODWIT_TRY(let_stragglers_go(Deadline::in_ms(0)));
+  in_vfork_.reset();
+  GODWIT_TRY(options_.freeze_cgroup ? freeze_in_cgroup() : freeze_running());
+  // Only now: all others had to be held, so that thaw() can undo what their interruption has done to them.
+  if (in_vfork_) return std::unexpected(*in_vfork_);
+  return {};
 }
 
 Result<void> CaptureSession::freeze() {
@@ -151,6 +222,15 @@ Result<void> CaptureSession::freeze() {
   return result;
 }
 
+Result<void> CaptureSession::let_go(Puppet& puppet) {
+  auto released = release_unnoticed(puppet);
+  if (!released.has_value() && is_gone(released.error())) {
+    puppet.abandon();
+    return {};
+  }
+  return released;
+}
+
 Result<void> CaptureSession::thaw() {
   Result<void> result;
   const auto keep_first = [&](Result<void> step) {
@@ -159,19 +239,54 @@ Result<void> CaptureSession::thaw() {
   if (frozen_ && descriptors_ != nullptr) keep_first(descriptors_->undo());
   for (auto& member : members_) {
     for (auto& [tid, puppet] : member->threads) {
-      user_regs_struct registers = puppet->registers();
-      if (RestartMemory::forget_interruption(registers)) puppet->set_registers(registers);
-      auto released = puppet->release();
-      if (released.has_value() || is_gone(released.error())) {
-        puppet->abandon();
-      } else {
-        keep_first(std::move(released));
-      }
+      auto gone_on = let_go(*puppet);
+      if (!gone_on.has_value() && gone_on.error().code == EAGAIN)
+        stragglers_.push_back(std::move(puppet));
+      else
+        keep_first(std::move(gone_on));
     }
     member->threads.clear();
   }
   if (cgroup_frozen_ && options_.thaw_cgroup) keep_first(options_.thaw_cgroup());
   cgroup_frozen_ = frozen_ = false;
+  keep_first(let_stragglers_go(Deadline::in_ms(kStragglerMs)));
+  return result;
+}
+
+// What a visit left in each process is taken out of it in another.
+Result<void> CaptureSession::leave() {
+  Result<void> result;
+  for (auto& member : members_) {
+    const auto stat = read_stat(member->process.host_pid);
+    const bool same = stat.has_value() && stat->start_time == member->start_time;
+    if (!member->scratch.valid() || !same) continue;
+    auto removed = drop_scratch_of(*member);
+    for (int i = 1; i < kLeaveAttemptsMax && !removed.has_value() && removed.error().code == EAGAIN; ++i)
+      removed = drop_scratch_of(*member);
+    if (!removed.has_value() && !is_gone(removed.error()) && result.has_value()) result = std::move(removed);
+  }
+  return result;
+}
+
+Result<void> CaptureSession::drop_scratch_of(Member& member) {
+  GODWIT_TRY(with_leader(member, [&](Puppet& leader) -> Result<void> {
+    if (!leader.has_code(member.scratch)) return {};  // it executes another program
+    leader.adopt_scratch(member.scratch);
+    return leader.drop_scratch();
+  }));
+  member.scratch = {};
+  return {};
+}
+
+Result<void> CaptureSession::let_stragglers_go(Deadline deadline) {
+  Result<void> result;
+  std::erase_if(stragglers_, [&](const auto& puppet) {
+    auto stopped = puppet->wait_stopped(deadline);
+    if (!stopped.has_value() && is_gone(stopped.error())) return true;
+    if (stopped.has_value()) stopped = let_go(*puppet);
+    if (!stopped.has_value() && result.has_value()) result = stopped;
+    return stopped.has_value();
+  });
   return result;
 }
 
@@ -201,6 +316,39 @@ Result<void> CaptureSession::visit(
   return {};
 }
 
+// On a thread of its own, which is the tracer and ends with the visit: so the kernel lets a leader go that
+// does not stop in time, whatever it waits in, and one that does not come back from its calls finishes them
+// alone (puppet.h).
+Result<void> CaptureSession::with_leader(const Member& member, const LeaderStep& step) {
+  Result<void> outcome;
+  run_as_tracer([&] { outcome = stop_leader(member, step); });
+  return outcome;
+}
+
+Result<void> CaptureSession::stop_leader(const Member& member, const LeaderStep& step) {
+  auto leader = Puppet::seize(member.process.host_pid);
+  if (!leader.has_value()) {
+    // That one is ending is told like that, too.
+    const char state = thread_state(member.process.host_pid);
+    if (state == '?' || state == 'Z' || state == 'X') leader.error().code = ESRCH;
+    return std::unexpected(leader.error());
+  }
+  (*leader)->set_patience_ms(kAnswerMs);
+  auto outcome = (*leader)->wait_stopped(Deadline::in_ms(kVisitMs));
+  if (!outcome.has_value()) {
+    (*leader)->abandon();
+    return outcome;
+  }
+  outcome = step(**leader);
+  if (!(*leader)->stopped()) {
+    (*leader)->abandon();
+    return outcome;
+  }
+  auto gone_on = let_go(**leader);
+  return outcome.has_value() ? gone_on : outcome;
+}
+
+// A process whose leader does not stop now is visited later: in another round, or when all are frozen.
 Result<void> CaptureSession::visit_new_processes(
     const std::function<Result<void>(const CapturedProcess&, Puppet&)>& visitor) {
   if (!frozen_) GODWIT_TRY(refresh_members());
@@ -212,24 +360,13 @@ Result<void> CaptureSession::visit_new_processes(
     }
     if (frozen_)
       return fail("visit", "pid " + std::to_string(member->process.container_pid), EAGAIN, "it is a zombie");
-    auto leader = Puppet::seize(member->process.host_pid);
-    if (!leader.has_value()) {
-      if (is_gone(leader.error())) continue;
-      const auto stat = read_stat(member->process.host_pid);
-      if (!stat.has_value() || stat->state == 'Z') continue;
-      return std::unexpected(leader.error());
-    }
-    const auto stopped = (*leader)->wait_stopped();
-    if (!stopped.has_value()) {
-      if (is_gone(stopped.error())) continue;
-      return stopped;
-    }
-    const auto visited = visit(*member, **leader, visitor);
-    user_regs_struct registers = (*leader)->registers();
-    if (RestartMemory::forget_interruption(registers)) (*leader)->set_registers(registers);
-    const auto released = (*leader)->release();
-    if (!visited.has_value() && !is_gone(visited.error())) return visited;
-    if (!released.has_value() && !is_gone(released.error())) return released;
+    const bool in_vfork = member->shares_with_child && waits_in_vfork(member->process.host_pid);
+    const bool ours = std::ranges::any_of(
+        stragglers_, [&](const auto& puppet) { return puppet->tid() == member->process.host_pid; });
+    if (in_vfork || member->shares_with_parent || ours) continue;
+    const auto visited =
+        with_leader(*member, [&](Puppet& leader) { return visit(*member, leader, visitor); });
+    if (!visited.has_value() && visited.error().code != EAGAIN && !is_gone(visited.error())) return visited;
   }
   return {};
 }

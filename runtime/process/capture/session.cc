@@ -126,7 +126,10 @@ Result<void> CaptureSession::add_live_process(Member& member, model::Snapshot& s
   auto process = describe(member);
   if (!process && is_ending(process.error())) return {};
   GODWIT_TRY(process);
-  GODWIT_TRY(add_live_threads(member, *process));
+  if (const auto listed = add_live_threads(member, *process); !listed) {
+    if (is_ending(listed.error())) return {};
+    return listed;
+  }
   guess_break(*process->mutable_memory());
   if (has_leader(*process)) *snapshot.add_processes() = *std::move(process);
   return {};

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/command.h"
-#include "engine/worker.h"
+#include "engine/paths.h"
 
 namespace godwit::engine {
 namespace {
