@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import select
+import signal
 import subprocess
 import threading
 import time
@@ -14,29 +15,28 @@ from commands import LabError, run_command
 from lab import BUILD, ROOT
 from programs import pids_in, state_of, workers
 
-import signal
-
 COUNTER = BUILD / "tests/workloads/counter"
 PORT = 9000
 
 
 class CountLog:
-    """The log of a counting container. Its writers are told by their network namespaces."""
+    """The log of a counting container. Its writers are told by their network namespaces. Threads: any."""
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
+        self._lock = threading.RLock()
         self.forget()
 
     def forget(self):
         """As if nothing had been read: for a new container that writes it from its beginning."""
         self.offset, self.tail = 0, b""
-        self.last, self.place, self.time_us = 0, None, None
+        self.last, self.place, self.time_us, self.heard = 0, None, None, 0
         self.wrong = []  # what contradicts that one program has written this, one line each
         self.silence_s = 0.0
 
     def read(self):
         """What came since the last time. Returns the newest number."""
-        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+        with self._lock, contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read()
             self.offset += len(data)
@@ -48,23 +48,24 @@ class CountLog:
 
     def _take(self, line):
         words = line.split()
-        if len(words) != 3 or not all(word.isdecimal() for word in words):
+        if len(words) != 4 or not all(word.isdecimal() for word in words):
             self.wrong.append(f"in the log: {line[:200]}")
             return
-        number, place, time_us = map(int, words)
+        number, place, time_us, heard = map(int, words)
         if number != self.last + 1:
             kind = "twice, or out of order" if number <= self.last else "left out"
             self.wrong.append(f"numbers {kind}: {self.last} (by {self.place}), then {number} (by {place})")
         if self.time_us is not None:
             self.silence_s = max(self.silence_s, (time_us - self.time_us) / 1e6)
-        self.last, self.place, self.time_us = number, place, time_us
+        self.last, self.place, self.time_us, self.heard = number, place, time_us, heard
 
     def take_silence(self):
         """The longest since the last call, the one that lasts included."""
-        self.read()
-        now = time.time() - self.time_us / 1e6 if self.time_us is not None else 0.0
-        silence, self.silence_s = max(self.silence_s, now), 0.0
-        return silence
+        with self._lock:
+            self.read()
+            now = time.time() - self.time_us / 1e6 if self.time_us is not None else 0.0
+            silence, self.silence_s = max(self.silence_s, now), 0.0
+            return silence
 
 
 class StreamClient:
@@ -117,7 +118,8 @@ class Counter:
 
     def run(self, host="a"):
         """A new one, which counts from 1."""
-        self.log.path.unlink(missing_ok=True)
+        if self.log.path.exists():
+            os.truncate(self.log.path, 0)  # not removed: an old copy that wakes up is to be seen in it
         self.log.forget()
         self.lab.agents[host].cli("run", self.bundle, "--id", self.id, "--ip", f"{self.address}/24", timeout=60)
         self.where = host
@@ -129,6 +131,24 @@ class Counter:
             self.lab.clients.remove(self.client)
         self.client = StreamClient(self.lab, self.address)
         self.client.ask(timeout=30)
+
+    def connection_fault(self, timeout):
+        """Why the connection does not carry bytes both ways within `timeout`; "" if it does."""
+        self.log.read()
+        before, heard = self.client.ask()["received"], self.log.heard
+        end = time.monotonic() + timeout
+        while True:
+            seen = self.client.ask()
+            self.log.read()
+            if seen["ended"]:
+                return f"lost: {seen['ended']}"
+            ways = [way for way, moved in (("to the client", seen["received"] > before),
+                                           ("to the container", self.log.heard > heard)) if not moved]
+            if not ways:
+                return ""
+            if time.monotonic() > end:
+                return f"open, and nothing goes {' and '.join(ways)} within {timeout} s"
+            time.sleep(0.1)
 
     def counts(self, seconds=0.3):
         """Whether it goes on by itself now."""
@@ -142,8 +162,28 @@ class Counter:
     def pids(self, host):
         return container_pids(self.lab.name, host, self.id)
 
+    def place(self):
+        """The one host at which it runs, as all agents say and the kernel knows; None if there is no such host."""
+        present = {host: states[self.id] for host, states in listing(self.lab).items() if self.id in states}
+        if len(present) == 1 and "running" in present.values() and self.hosts_running() == list(present):
+            return next(iter(present))
+        return None
+
     def hosts_running(self):
+        """As the kernel knows."""
         return [host for host in self.lab.agents if self.runs_at(host)]
+
+
+def listing(lab):
+    """{host: {container: state}}, as the agents say; {"?": ...} for one that does not answer."""
+    found = {}
+    for host, agent in lab.agents.items():
+        try:
+            done = agent.cli("ps", "--json", check=False, timeout=20)
+            found[host] = {c["id"]: c["state"] for c in json.loads(done.stdout)["containers"]}
+        except (subprocess.TimeoutExpired, ValueError):
+            found[host] = {"?": "does not answer"}
+    return found
 
 
 def cgroups_of(name, host, container):

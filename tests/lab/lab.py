@@ -24,7 +24,6 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("GODWIT_BUILD", ROOT / "build"))
 HOSTS = ("a", "b")
-ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2", "c": "10.77.0.3"}
 AGENT_PORT = 7100
 PATIENCE_S = int(os.environ.get("GODWIT_LAB_PATIENCE_S", 20))  # emulated machines need more
 
@@ -32,6 +31,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 from commands import LabError, run_command  # noqa: E402
 from disk import Disk  # noqa: E402
+from link import ADDRESSES  # noqa: E402
 from programs import end_programs, pids_of_host  # noqa: E402
 
 

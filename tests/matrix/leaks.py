@@ -10,11 +10,11 @@ from programs import arguments_of, cgroups, pids_of_network
 KEPT_BY_A_HOST = {"lo", "uplink", "godwit0"}
 
 
-def find_leaks(lab, counter, home, address_space):
-    """One line each. `home`: the host that has the container, or None; `address_space`: as it was at first."""
+def find_leaks(lab, counters):
+    """One line each. `counters`: {counter: (the host that has it, its address space as it was at first)}."""
     found = []
     for host, agent in lab.agents.items():
-        here = [counter.id] if host == home else []
+        here = sorted(counter.id for counter, (home, _) in counters.items() if home == host)
         found += compare(f"interfaces at {host}", interfaces(lab, host), len(here))
         found += compare(f"cgroups at {host}", containers_with_cgroups(lab, host), here)
         for directory in ("containers", "bundles", "runc"):
@@ -24,8 +24,8 @@ def find_leaks(lab, counter, home, address_space):
         strangers = pids_of_network(lab.name, host) - {agent.process.pid}
         found += [f"process {pid} stays at {host}: {b' '.join(arguments_of(pid)).decode(errors='replace')}"
                   for pid in sorted(strangers)]
-    if home and address_space is not None:
-        found += compare("what the container has mapped", address_space_of(counter, home), address_space)
+    for counter, (home, space) in counters.items():
+        found += compare(f"what {counter.id} has mapped", address_space_of(counter, home), space)
         found += traced(counter, home)
     return found
 

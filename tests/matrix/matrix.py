@@ -195,8 +195,7 @@ def entry(outcome):
 
 def counts(outcomes):
     number = collections.Counter(outcome.verdict for outcome in outcomes)
-    return (f"{number['passed'] + number['failed']} cells, {number['passed']} passed, {number['failed']} failed, "
-            f"{number['does not apply']} do not apply")
+    return f"{number['passed']} passed, {number['failed']} failed, {number['does not apply']} do not apply"
 
 
 def main(arguments):
@@ -220,11 +219,11 @@ def main(arguments):
     if asked.table:
         pathlib.Path(asked.table).write_text(text)
     print("\n" + text)
-    if left:
-        print(f"{len(left)} of the {len(todo)} cells were not started within {asked.minutes:g} minutes")
     failed = any(outcome.verdict == "failed" for outcome in outcomes)
     if failed:
         print(f"logs of the failed cells: {asked.logs}; one again: tests/run matrix --cell STEP/PARTY/ACTION")
+    late = f"; {len(left)} were not started within {asked.minutes:g} minutes" if left else ""
+    print(f"matrix: seed {asked.seed}: {len(todo) - len(left)} of {len(todo)} cells run, {counts(outcomes)}{late}")
     return 1 if failed else 0
 
 

@@ -1,6 +1,5 @@
 """One cell, played: a migration is brought to its step, struck, let go, waited for, and judged."""
 
-import json
 import signal
 import subprocess
 import time
@@ -10,7 +9,7 @@ import cells
 import leaks
 import strikes
 from commands import LabError
-from counting import Counter, Watch
+from counting import Counter, Watch, listing
 from lab import Lab, wait_for
 from programs import state_of, workers
 
@@ -20,7 +19,6 @@ SETTLE_S = 30    # after the strike: until everything is as it shall be
 STEADY_S = 1     # for so long it has to stay so
 LEAKS_S = 15
 CLIENT_S = 60    # until the connection carries bytes again: what it retransmits backs off while nobody answers
-UNDER_WAY = {"starting", "migrating", "arriving", "stopping", "removing"}
 
 
 @dataclass
@@ -151,31 +149,18 @@ class Scene:
         if command is not None:
             self.let_go()
             command.communicate(timeout=60)
-            where = wait_for(lambda: self._settled(self._listing()), "the container to be at one host")
-            self.counter.where = where
+            self.counter.where = wait_for(self._settled, "the container to be at one host")
 
-    def _listing(self):
-        """{host: {id: state}}; None for an agent that does not answer."""
-        listing = {}
-        for host, agent in self.lab.agents.items():
-            done = agent.cli("ps", "--json", check=False, timeout=20)
-            listing[host] = ({c["id"]: c["state"] for c in json.loads(done.stdout)["containers"]}
-                             if done.returncode == 0 else None)
-        return listing
-
-    def _settled(self, listing):
+    def _settled(self):
         """The host at which the container runs, as everybody agrees; "ended" if it went with the host that lost power; or
         None."""
-        present = {host: states[self.counter.id] for host, states in listing.items()
-                   if states is None or self.counter.id in states} if None not in listing.values() else None
-        if present is None or len(present) != 1:
-            return None
-        (host, state), = present.items()
-        if state == "running" and self.counter.hosts_running() == [host] and self.counter.counts():
-            return host
+        place = self.counter.place()
+        if place is not None:
+            return place if self.counter.counts() else None
         # A program does not end by itself here.
+        present = {host: states for host, states in listing(self.lab).items() if states}
         nowhere = not any(self.counter.pids(host) for host in self.lab.agents)
-        if state == "stopped" and host == self.lost_host and nowhere and not self._must_run():
+        if present == {self.lost_host: {self.counter.id: "stopped"}} and nowhere and not self._must_run():
             return "ended"
         return None
 
@@ -194,8 +179,7 @@ class Scene:
         end = time.monotonic() + SETTLE_S
         place, since = None, None
         while time.monotonic() < end:
-            listing = self._listing()
-            now = self._settled(listing) if command.poll() is not None else None
+            now = self._settled() if command.poll() is not None else None
             if now is None or now != place:
                 place, since = now, time.monotonic()
             elif time.monotonic() - since >= STEADY_S:
@@ -206,7 +190,8 @@ class Scene:
         self._note_silence(outcome)
         if place is None:
             ended = "" if command.poll() is not None else "; the command has not ended"
-            outcome.failures.append(f"NEEDS A PERSON: ps says {listing}, it runs at {self.counter.hosts_running()}{ended}")
+            outcome.failures.append(f"NEEDS A PERSON: ps says {listing(self.lab)}, it runs at "
+                                    f"{self.counter.hosts_running()}{ended}")
         else:
             outcome.place = {self.source: "source", self.target: "target"}.get(place, "ended")
             self._judge_command(outcome, command)
@@ -242,26 +227,18 @@ class Scene:
         """Wherever it lives, its client is still connected, and gets on."""
         if outcome.place == "ended":
             return
-        seen = before = self.counter.client.ask()
-        end = time.monotonic() + CLIENT_S
-        while not seen["ended"] and seen["received"] == before["received"] and time.monotonic() < end:
-            time.sleep(0.1)
-            seen = self.counter.client.ask()
-        outcome.client_silence_s = max(outcome.client_silence_s, before["silence_s"], seen["silence_s"])
-        if seen["ended"]:
-            outcome.failures.append(f"CONNECTION lost: {seen['ended']}")
-        elif seen["received"] == before["received"]:
-            outcome.failures.append(f"CONNECTION silent for {CLIENT_S} s more")
-        if seen["ended"]:
+        fault = self.counter.connection_fault(CLIENT_S)
+        outcome.client_silence_s = max(outcome.client_silence_s, self.counter.client.ask()["silence_s"])
+        if fault:
+            outcome.failures.append(f"CONNECTION {fault}")
             self.counter.connect()
 
     def _judge_leaks(self, outcome, place):
+        if place == "ended":  # what is left is its user's
+            return
         end = time.monotonic() + LEAKS_S
-        ended = place == "ended"
-        home = self.lost_host if ended else place
         while True:
-            # What is left of a container that has ended is its user's.
-            found = [] if ended else leaks.find_leaks(self.lab, self.counter, home, self.address_space)
+            found = leaks.find_leaks(self.lab, {self.counter: (place, self.address_space)})
             if not found or time.monotonic() > end:
                 outcome.failures += [f"LEAK: {line}" for line in found]
                 return
@@ -281,9 +258,9 @@ class Scene:
         self.counter.where = other
         if self.counter.hosts_running() != [other]:
             outcome.failures.append(f"moved once more, it runs at {self.counter.hosts_running()}, not at {other}")
-        seen = self.counter.client.ask()
-        if seen["ended"]:
-            outcome.failures.append(f"CONNECTION lost when it was moved once more: {seen['ended']}")
+        fault = self.counter.connection_fault(CLIENT_S)
+        if fault:
+            outcome.failures.append(f"CONNECTION, when it was moved once more: {fault}")
 
     def _logs(self):
         text = ""

@@ -6,8 +6,7 @@ import os
 import signal
 import time
 
-from commands import run_command
-from lab import ADDRESSES
+from link import cut_way, mend_way
 
 STOPPED_S = 40
 CUT_S = 20
@@ -74,21 +73,6 @@ def strike_agents(scene, hosts, action):
             agent.start()
         else:
             agent.process.send_signal(signal.SIGCONT)
-
-
-def cut_way(lab, sender, receiver):
-    """Nothing of host `sender` reaches the host `receiver`, and nobody is told. Clients reach both."""
-    name = f"{lab.name}-{receiver}"
-    # Before the table of local addresses, which comes first by default.
-    if "0:\t" in run_command(["ip", "-n", name, "rule", "list"]).stdout:
-        run_command(["ip", "-n", name, "rule", "add", "pref", "100", "lookup", "local"])
-        run_command(["ip", "-n", name, "rule", "del", "pref", "0"])
-    run_command(["ip", "-n", name, "rule", "add", "pref", "5", "from", ADDRESSES[sender], "blackhole"])
-
-
-def mend_way(lab, sender, receiver):
-    run_command(["ip", "-n", f"{lab.name}-{receiver}", "rule", "del", "pref", "5", "from", ADDRESSES[sender],
-                 "blackhole"])
 
 
 def cut_link(scene, action):

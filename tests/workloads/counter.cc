@@ -1,10 +1,11 @@
 // A container that can be counted, and the client that checks it: what tests/matrix judges by.
 //
 //   counter serve LOG PORT MIB PAGES_PER_SECOND [vfork] [sealed]
-//     Appends "NUMBER NAMESPACE MICROSECONDS" to LOG every 2 ms. NUMBER grows by one: a number twice means
-//     that two copies of this program ran. NAMESPACE is the inode of its network namespace, which every host
-//     makes anew: it says where the line was written. Dirties PAGES_PER_SECOND of MIB of memory, and serves
-//     PORT. A line that begins with '!' says what this program found wrong.
+//     Appends "NUMBER NAMESPACE MICROSECONDS BYTES" to LOG every 2 ms. NUMBER grows by one: a number twice
+//     means that two copies of this program ran. NAMESPACE is the inode of its network namespace, which every
+//     host makes anew: it says where the line was written. BYTES have come by all connections so far. Dirties
+//     PAGES_PER_SECOND of MIB of memory, and serves PORT. A line that begins with '!' says what this program
+//     found wrong.
 //       vfork   one more thread is in vfork(2) nearly always
 //       sealed  a memfd sealed against writing is mapped read-only
 //   counter connect ADDRESS PORT
@@ -27,6 +28,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
@@ -119,6 +121,7 @@ struct Connection {
 // --- serve ---
 
 int log_file = -1;
+std::atomic<uint64_t> bytes_heard = 0;
 
 void write_line(const std::string& line) {
   if (::write(log_file, line.data(), line.size()) != static_cast<ssize_t>(line.size()))
@@ -130,7 +133,7 @@ void count_for_ever() {
     struct stat place {};
     if (::stat("/proc/self/ns/net", &place) != 0) die("/proc/self/ns/net");
     write_line(std::to_string(number) + " " + std::to_string(place.st_ino) + " " +
-               std::to_string(now_us(CLOCK_REALTIME)) + "\n");
+               std::to_string(now_us(CLOCK_REALTIME)) + " " + std::to_string(bytes_heard.load()) + "\n");
     nap_us(2000);
   }
 }
@@ -202,7 +205,7 @@ void serve_for_ever(int listener) {
     const bool due = now_us(CLOCK_MONOTONIC) >= next_us;
     if (due) next_us = now_us(CLOCK_MONOTONIC) + kTickUs;
     for (Connection& connection : connections) {
-      connection.receive();
+      bytes_heard += connection.receive();
       if (due && connection.ended.empty()) connection.send_chunk();
       if (connection.ended.starts_with("wrong")) write_line("! to the server: " + connection.ended + "\n");
       if (!connection.ended.empty()) ::close(connection.socket);
@@ -243,11 +246,13 @@ int open_connection(const std::string& host, uint16_t port) {
   for (int attempt = 0; attempt < 100; ++attempt, nap_us(100'000)) {
     const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (::connect(socket, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
-      // A silence is measured to the second: retransmissions must not back off to minutes. Linux 6.15 and
-      // newer.
+      // A silence is measured to the second: retransmissions must not back off to minutes (Linux 6.15 and
+      // newer), nor end before those who wait here do.
       constexpr int kTcpRtoMaxMs = 44;
       const int most_ms = 1000;
+      const unsigned patience_ms = 3'600'000;
       ::setsockopt(socket, IPPROTO_TCP, kTcpRtoMaxMs, &most_ms, sizeof most_ms);
+      ::setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
       return socket;
     }
     ::close(socket);
