@@ -16,6 +16,7 @@ import os
 import pathlib
 import random
 import re
+import signal
 import sys
 import time
 import traceback
@@ -94,8 +95,10 @@ def work(pipe):
 
 class Job:
     def __init__(self):
-        self.pipe, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=work, args=(theirs,))
+        # Spawned: a forked one would hold the ends of the others' pipes, and never hear that we are gone.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs,))
         self.process.start()
         theirs.close()
         self.cell = None
@@ -130,7 +133,7 @@ class Job:
 
 
 def run_cells(todo, jobs, end, tell):
-    """Yields nothing; calls `tell` with each outcome. Returns the cells for which there was no time."""
+    """Calls `tell` with each outcome. Returns the cells for which there was no time."""
     waiting = collections.deque(todo)
     working = []
     try:
@@ -200,6 +203,7 @@ def counts(outcomes):
 
 def main(arguments):
     asked, todo = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if asked.list:
         print("\n".join(cell.name for cell in todo))
         return 0
@@ -233,6 +237,8 @@ if __name__ == "__main__":
         sys.exit(2)
     try:
         sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (LabError, ValueError) as failure:
         print(f"matrix: {failure}", file=sys.stderr)
         sys.exit(2)

@@ -190,8 +190,9 @@ class Scene:
         self._note_silence(outcome)
         if place is None:
             ended = "" if command.poll() is not None else "; the command has not ended"
-            outcome.failures.append(f"NEEDS A PERSON: ps says {listing(self.lab)}, it runs at "
-                                    f"{self.counter.hosts_running()}{ended}")
+            said = listing(self.lab)
+            what = "NEEDS A PERSON" if any(said.values()) else "FORGOTTEN"
+            outcome.failures.append(f"{what}: the agents say {said}, it runs at {self.counter.hosts_running()}{ended}")
         else:
             outcome.place = {self.source: "source", self.target: "target"}.get(place, "ended")
             self._judge_command(outcome, command)

@@ -23,7 +23,8 @@ DECIDED = "source.committed"
 
 class ExactlyOnce(unittest.TestCase):
     def make(self, hosts=("a", "b"), disks=False, faults=None, extra=(), prepare=None):
-        """A lab whose container counts at a. `prepare` is called with each agent before it starts."""
+        """A new lab, whose container counts at a. `prepare` is called with each agent before it starts."""
+        self.doCleanups()
         self.lab = Lab(hosts=hosts, disks=disks, faults=faults)
         self.addCleanup(self.lab.abandon)
         for agent in self.lab.agents.values():
@@ -47,6 +48,15 @@ class ExactlyOnce(unittest.TestCase):
         self.addCleanup(self.end, command)
         return command
 
+    def await_end(self, command, seconds=60):
+        """Of the command: its error, of a line at most."""
+        try:
+            _, error = command.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.fail(f"the migration does not end within {seconds} s; it runs at {self.counter.hosts_running()}")
+        self.assertLessEqual(len(error.splitlines()), 1, error)
+        return error
+
     @staticmethod
     def end(command):
         if command.poll() is None:
@@ -66,8 +76,8 @@ class ExactlyOnce(unittest.TestCase):
 
     def assert_never_two(self):
         self.counter.log.read()
-        self.assertEqual(self.watch.two, [])
-        self.assertEqual(self.counter.log.wrong[:3], [])
+        self.assertEqual(self.watch.two[:1], [])
+        self.assertEqual(self.counter.log.wrong[:1], [])
 
     def assert_settles(self, *places, timeout=SETTLE_S):
         """It comes to run at one of these hosts, and goes on there. Returns which."""
@@ -169,9 +179,8 @@ class ExactlyOnce(unittest.TestCase):
         # Whether it can be moved or is refused: it lives.
         self.make(extra=("sealed",))
         command = self.begin("a", "b")
-        _, error = command.communicate(timeout=60)
+        self.await_end(command)
         self.assert_settles("b" if command.returncode == 0 else "a")
-        self.assertLessEqual(len(error.splitlines()), 1, error)
         self.assert_connected()
 
     # 5 and 6: the source's worker dies when its sockets and packets are no longer as a container's are
@@ -180,13 +189,13 @@ class ExactlyOnce(unittest.TestCase):
         for step in ("source.pages", "source.complete", "source.ready"):
             with self.subTest(step=step):
                 self.make(faults={"a": f"{step}:kill"})
-                self.begin("a", "b").communicate(timeout=60)
+                self.await_end(self.begin("a", "b"))
                 self.assert_settles("a")
                 self.assert_connected()
 
     def test_6_source_worker_dies_after_the_decision(self):
         self.make(faults={"a": f"{DECIDED}:kill"})
-        self.begin("a", "b").communicate(timeout=60)
+        self.await_end(self.begin("a", "b"))
         self.assert_settles("b")
         self.assert_connected()
 
@@ -196,13 +205,21 @@ class ExactlyOnce(unittest.TestCase):
         self.make()
         for address in ("0.0.0.0:7101", "[::]:7101"):
             with self.subTest(address=address):
-                done = subprocess.run(
-                    ["nsenter", f"--net=/run/netns/{self.lab.name}-a", BUILD / "tools/godwitd/godwitd", "--name", "x",
-                     "--root", self.lab.directory / "x", "--listen", address, "--api",
-                     f"unix:{self.lab.directory}/x.sock"], capture_output=True, text=True, timeout=PATIENCE_S)
-                self.assertNotEqual(done.returncode, 0)
-                self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
-                self.assertIn("--advertise", done.stderr)
+                status, said = self.start_agent_at(address)
+                self.assertNotIn(status, (None, 0), f"it listens at {address}")
+                self.assertEqual(len(said.splitlines()), 1, said)
+                self.assertIn("--advertise", said)
+
+    def start_agent_at(self, address):
+        """Its status, None if it has not ended by itself, and what it said."""
+        command = ["nsenter", f"--net=/run/netns/{self.lab.name}-a", BUILD / "tools/godwitd/godwitd", "--name", "x",
+                   "--root", self.lab.directory / "x", "--listen", address, "--api", f"unix:{self.lab.directory}/x.sock"]
+        (self.lab.directory / "x").mkdir(exist_ok=True)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+        except subprocess.TimeoutExpired:
+            return None, ""
+        return done.returncode, done.stderr
 
     def test_7_advertised_address(self):
         def listen_everywhere(agent):
@@ -237,11 +254,7 @@ class ExactlyOnce(unittest.TestCase):
         place = "a"
         for _ in range(6):
             command = self.begin(place, "b" if place == "a" else "a", "--deadline", "8s")
-            try:
-                _, error = command.communicate(timeout=8 + PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                self.fail("the migration does not end with its deadline")
-            self.assertLessEqual(len(error.splitlines()), 1, error)
+            self.await_end(command, 8 + PATIENCE_S)
             place = self.assert_settles("a", "b")
             self.assertLess(self.counter.log.take_silence(), 5, "it stood still")
         self.assert_connected()
