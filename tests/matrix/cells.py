@@ -44,7 +44,7 @@ def steps():
         names = steps_in_sources()
     strange = [name for name in names if not STEP.fullmatch(name)]
     if strange or DECISION not in names:
-        raise ValueError(f"the steps are not of the form source.NAME or target.NAME, with {DECISION} among them: {names}")
+        raise ValueError(f"steps are called source.NAME or target.NAME, and {DECISION} is one: {names}")
     return list(dict.fromkeys(names))
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/python3
 """Migrations at random between three hosts, while everything fails at random; never two, never none.
 
-Three containers that count move to and fro, each as fast as it gets there. Beside them a troublemaker kills workers and
-agents (a killed agent's successor comes 2 s later), restarts agents, stops a worker or an agent for a while, and cuts the
-link between two hosts one way or both. It ends after 300 migrations that succeeded, or when the minutes are over. Then
-everything is let alone and has 60 s to come to rest.
+Three containers that count move to and fro. Beside them a troublemaker kills workers and agents (a killed agent's
+successor comes 2 s later), restarts agents, stops a worker or an agent for a while, and cuts the link between two hosts
+one way or both. It ends after 300 migrations that succeeded, or when the minutes are over. Then everything is let alone
+and has 60 s to come to rest.
 
-Judged: the kernel never saw a container run at two hosts; no number was written twice or left out; nobody was silent for
-longer than what was struck meanwhile lasted and 30 s more; every connection still carries bytes both ways; nothing is left
-behind; each container can be moved to each host. The seed gives the order of events, not their times. Exit status 0 if
-all that is so, 1 if not, 2 if called wrongly.
+Judged: the kernel never saw a container run at two hosts; no number was written twice or left out; nobody was silent
+for longer than what was struck meanwhile lasted and 30 s more; every connection still carries bytes both ways; nothing
+is left behind; each container can be moved to each host. The seed gives the order of events, not their times. Exit
+status 0 if all that is so, 1 if not, 2 if called wrongly.
 """
 
 import argparse
@@ -258,7 +258,8 @@ def rest(lab, counters, spaces):
         while counter.place() is None and time.monotonic() < end:
             time.sleep(0.5)
         if counter.place() is None:
-            wrong.append(f"NEEDS A PERSON: {counter.id} runs at {counter.hosts_running()}, the agents say {listing(lab)}")
+            wrong.append(f"NEEDS A PERSON: {counter.id} runs at {counter.hosts_running()}, "
+                         f"the agents say {listing(lab)}")
             continue
         fault = counter.connection_fault(REST_S)
         if fault:
@@ -308,7 +309,8 @@ def main(arguments):
         lab.abandon()
     for line in wrong:
         print(f"WRONG: {line}")
-    print(f"chaos: seed {asked.seed}: {f'{len(wrong)} things are wrong; logs in {asked.logs}' if wrong else 'all is well'}")
+    verdict = f"{len(wrong)} things are wrong; logs in {asked.logs}" if wrong else "all is well"
+    print(f"chaos: seed {asked.seed}: {verdict}")
     return 1 if wrong else 0
 
 

@@ -4,8 +4,8 @@
 A cell is STEP/PARTY/ACTION: a migration is brought to the step, where its worker stands still; the strike is made; the
 worker is let go; and when the strike is over, everything has 30 s to come to rest. Then: the container runs at exactly
 one host, as the agents say and the kernel knows (or was lost with its host's power); it has counted without a number
-twice or left out; at no time did two run; its client's connection is what it was; nothing is left behind; it can be moved
-once more. Exit status 0 if that is so in all cells, 1 if not, 2 if called wrongly.
+twice or left out; at no time did two run; its client's connection carries bytes both ways; nothing is left behind; it
+can be moved once more. Exit status 0 if that is so in all cells, 1 if not, 2 if called wrongly.
 """
 
 import argparse

@@ -38,8 +38,9 @@ class Outcome:
     def line(self):
         where = {"does not apply": self.said, "failed": "; ".join(self.failures)}.get(
             self.verdict, f"at the {self.place}" if self.place != "ended" else "ended with its host")
-        return (f"{self.verdict.upper() if self.verdict == 'failed' else self.verdict:7} {self.cell.name:44} "
-                f"{self.seconds:5.1f} s, silent {self.silence_s:6.2f} s, client {self.client_silence_s:6.2f} s: {where}")
+        verdict = "FAILED" if self.verdict == "failed" else self.verdict
+        return (f"{verdict:7} {self.cell.name:40} {self.seconds:5.1f} s, silent {self.silence_s:6.2f} s, "
+                f"client {self.client_silence_s:6.2f} s: {where}")
 
 
 class Scene:
@@ -152,8 +153,8 @@ class Scene:
             self.counter.where = wait_for(self._settled, "the container to be at one host")
 
     def _settled(self):
-        """The host at which the container runs, as everybody agrees; "ended" if it went with the host that lost power; or
-        None."""
+        """The host at which the container runs, as everybody agrees; "ended" if it went with the host that lost power;
+        or None."""
         place = self.counter.place()
         if place is not None:
             return place if self.counter.counts() else None

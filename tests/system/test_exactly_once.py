@@ -213,7 +213,8 @@ class ExactlyOnce(unittest.TestCase):
     def start_agent_at(self, address):
         """Its status, None if it has not ended by itself, and what it said."""
         command = ["nsenter", f"--net=/run/netns/{self.lab.name}-a", BUILD / "tools/godwitd/godwitd", "--name", "x",
-                   "--root", self.lab.directory / "x", "--listen", address, "--api", f"unix:{self.lab.directory}/x.sock"]
+                   "--root", self.lab.directory / "x", "--listen", address,
+                   "--api", f"unix:{self.lab.directory}/x.sock"]
         (self.lab.directory / "x").mkdir(exist_ok=True)
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=5)

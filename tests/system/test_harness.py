@@ -144,7 +144,8 @@ class Harness(unittest.TestCase):
 
     def exchange(self):
         """Each host sends a datagram to the other: {host: whether one came}."""
-        code = ("import socket, sys, time; own, other = sys.argv[1:]; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+        code = ("import socket, sys; own, other = sys.argv[1:];"
+                "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
                 "s.bind((own, 9)); s.settimeout(2); print(flush=True); input(); s.sendto(b'x', (other, 9));\n"
                 "try: print(len(s.recv(9)))\n"
                 "except TimeoutError: print(0)")

@@ -1,6 +1,7 @@
-// For LD_PRELOAD: a disk that takes its time, and then cannot. The first fsync(2) or fdatasync(2) of any program after
-// the file $SLOW_SYNC_ORDER was made takes SLOW_SYNC_SECONDS and fails with EIO; the file is gone from its beginning on.
-// What was written is in the page cache meanwhile, where everybody can read it, and never reaches the disk for sure.
+// For LD_PRELOAD: a disk that takes its time, and then cannot. The first fsync(2) or fdatasync(2) of any
+// program after the file $SLOW_SYNC_ORDER was made takes SLOW_SYNC_SECONDS and fails with EIO; the file is
+// gone from its beginning on. What was written is in the page cache meanwhile, where everybody can read it,
+// and never reaches the disk for sure.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
