@@ -69,10 +69,10 @@ def state_of(pid):
 
 def end_programs(name, host):
     """At once, those in frozen cgroups too: what is frozen dies when it is thawed, before it runs an instruction. The
-    cgroups go as well."""
+    cgroups go as well. Containers last, so that no agent sees the end of one."""
     end = time.monotonic() + PATIENCE_S
     while True:
-        living = pids_of_host(name, host)
+        living = [*pids_of_network(name, host), *pids_of_containers(name, host)]
         for pid in living:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
