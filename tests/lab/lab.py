@@ -13,8 +13,10 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,22 +24,15 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("GODWIT_BUILD", ROOT / "build"))
 HOSTS = ("a", "b")
-ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 AGENT_PORT = 7100
 PATIENCE_S = int(os.environ.get("GODWIT_LAB_PATIENCE_S", 20))  # emulated machines need more
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-class LabError(Exception):
-    """Something in the lab did not come up, or a command failed; one line."""
-
-
-def run_command(arguments, timeout=120, check=True):
-    """Runs a command; returns the CompletedProcess with text output."""
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=timeout)
-    if check and done.returncode != 0:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
-        raise LabError(f"{' '.join(str(a) for a in arguments)}: exit {done.returncode}: {lines[-1]}")
-    return done
+from commands import LabError, run_command  # noqa: E402
+from disk import Disk  # noqa: E402
+from link import ADDRESSES  # noqa: E402
+from programs import end_programs, pids_of_host  # noqa: E402
 
 
 def wait_for(condition, what, timeout=PATIENCE_S):
@@ -61,10 +56,14 @@ class Agent:
         self.api = lab.directory / f"{host}.sock"
         self.log = lab.directory / f"godwitd-{host}.log"
         self.address = f"{lab.addresses[host]}:{AGENT_PORT}"
+        self.listen = self.address
+        self.options = []  # more of them for godwitd
+        self.environment = {}
+        self.disk = None
         self.process = None
 
     def start(self, fault=None):
-        environment = dict(os.environ)
+        environment = {**os.environ, **self.environment}
         environment.pop("GODWIT_FAULT", None)
         if fault:
             environment["GODWIT_FAULT"] = fault
@@ -72,8 +71,8 @@ class Agent:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 ["nsenter", f"--net=/run/netns/{self.lab.name}-{self.host}", BUILD / "tools/godwitd/godwitd",
-                 "--name", f"{self.lab.name}-{self.host}", "--root", self.root, "--listen", self.address,
-                 "--api", f"unix:{self.api}"],
+                 "--name", f"{self.lab.name}-{self.host}", "--root", self.root, "--listen", self.listen,
+                 "--api", f"unix:{self.api}", *self.options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
         wait_for(self._answers, f"godwitd of host {self.host} (see {self.log})")
         return self
@@ -82,7 +81,7 @@ class Agent:
         if self.process.poll() is not None:
             tail = self.log.read_text(errors="replace").strip().splitlines()[-1:]
             raise LabError(f"godwitd of host {self.host} ended: {' '.join(tail)}")
-        return self.api.exists() and self.cli("ps", check=False).returncode == 0
+        return self.api.exists() and self.cli("ps", check=False, timeout=PATIENCE_S).returncode == 0
 
     def cli(self, *arguments, check=True, timeout=120):
         """Runs `godwit` against this agent."""
@@ -111,20 +110,43 @@ class Agent:
         self.process.kill()
         self.process.wait()
 
+    def pids(self):
+        """All programs of this host: the agent, its workers, what those have started, and its containers."""
+        return pids_of_host(self.lab.name, self.host)
+
+    def lose_power(self):
+        """What runs at this host is gone, and so is what it has not synced to its disk. Until reboot() it is silent."""
+        run_command(["ip", "-n", f"{self.lab.name}-switch", "link", "set", "dev", self.host, "down"])
+        if self.disk:
+            self.disk.lose_power()
+        end_programs(self.lab.name, self.host)
+        self.process.wait(PATIENCE_S)
+
+    def reboot(self, fault=None):
+        """After lose_power(). Nothing that lives in a kernel or below /run is left, nor what the agent keeps of it."""
+        if self.disk:
+            self.disk.restore()
+        run_command([ROOT / "tests/lab/hosts", "reboot", self.host, "--name", self.lab.name])
+        for directory in ("runc", "network"):
+            shutil.rmtree(self.root / directory, ignore_errors=True)
+        return self.start(fault)
+
 
 class Lab:
     addresses = ADDRESSES  # where the agents listen
     agent_type = Agent
 
-    def __init__(self, name=None, faults=None):
+    def __init__(self, name=None, faults=None, hosts=HOSTS, disks=False):
+        """`disks`: the --root of each agent is a disk.Disk."""
         self.name = name or f"gw{os.getpid()}"
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"godwit-{self.name}-"))
         self.bundles = self.directory / "bundles"
-        self.agents = {host: self.agent_type(self, host) for host in HOSTS}
+        self.agents = {host: self.agent_type(self, host) for host in hosts}
         self.where = {}
         self.clients = []
         self.caretaker = None
         self.faults = faults or {}
+        self.disks = disks
 
     def __enter__(self):
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
@@ -148,6 +170,18 @@ class Lab:
                 for container in agent.containers():
                     agent.cli("rm", "--force", container, check=False)
             agent.stop()
+        self._remove()
+
+    def abandon(self):
+        """As close(), without asking anybody: agents may hang, or be stopped."""
+        for client in self.clients:
+            client.close()
+        for agent in self.agents.values():
+            if agent.process and agent.process.poll() is None:
+                agent.kill()
+        self._remove()
+
+    def _remove(self):
         if self.caretaker:
             self.caretaker.stdin.close()
             self.caretaker.wait()
@@ -155,7 +189,12 @@ class Lab:
     def make_hosts(self):
         self.caretaker = subprocess.Popen([ROOT / "tests/lab/caretaker", self.name, self.directory],
                                           stdin=subprocess.PIPE, start_new_session=True)
-        run_command([ROOT / "tests/lab/hosts", "up", "--name", self.name])
+        third = ["--third"] if "c" in self.agents else []
+        run_command([ROOT / "tests/lab/hosts", "up", "--name", self.name, *third])
+        if self.disks:
+            for host, agent in self.agents.items():
+                agent.disk = Disk(self.directory / f"disk-{host}", agent.root)
+                agent.disk.make()
 
     def bundle(self, kind, *options):
         """An OCI bundle of this kind; made once for each lab."""

@@ -1,0 +1,265 @@
+"""A container runs at exactly one host, always: nine ways in which that was once not so, each on the product itself.
+
+The container counts into a log that all hosts share: a number twice means that two copies ran. The kernel is asked all
+the time whether one runs at two hosts.
+"""
+
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+from base import BUILD, Lab, wait_for
+
+from counting import Counter, Watch, listing
+from lab import PATIENCE_S
+from link import cut_way, mend_way
+from programs import state_of, workers
+
+SETTLE_S = 3 * PATIENCE_S
+DECIDED = "source.committed"
+
+
+class ExactlyOnce(unittest.TestCase):
+    def make(self, hosts=("a", "b"), disks=False, faults=None, extra=(), prepare=None):
+        """A new lab, whose container counts at a. `prepare` is called with each agent before it starts."""
+        self.doCleanups()
+        self.lab = Lab(hosts=hosts, disks=disks, faults=faults)
+        self.addCleanup(self.lab.abandon)
+        for agent in self.lab.agents.values():
+            if prepare:
+                prepare(agent)
+        self.lab.__enter__()
+        self.counter = Counter(self.lab, extra=extra)
+        self.watch = Watch(self.lab, [self.counter])
+        self.addCleanup(self.watch.close)
+        self.counter.run("a")
+        wait_for(self.counter.counts, "the container to count")
+
+    def restart(self, host, fault=None):
+        self.lab.agents[host].stop()
+        self.lab.agents[host].start(fault)
+
+    def begin(self, source, target, *options):
+        """Starts a migration."""
+        command = self.lab.agents[source].popen("migrate", self.counter.id, "--to", self.lab.agents[target].address,
+                                                *options, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.addCleanup(self.end, command)
+        return command
+
+    def await_end(self, command, seconds=60):
+        """Of the command: its error, of a line at most."""
+        try:
+            _, error = command.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.fail(f"the migration does not end within {seconds} s; it runs at {self.counter.hosts_running()}")
+        self.assertLessEqual(len(error.splitlines()), 1, error)
+        return error
+
+    @staticmethod
+    def end(command):
+        if command.poll() is None:
+            command.kill()
+        command.communicate()
+
+    def standing(self, host):
+        """The worker of this host that stands still at the step where it was ordered to."""
+        def find():
+            return next((pid for pid in workers(self.lab.name, host) if state_of(pid) == "T"), None)
+        return wait_for(find, f"a worker of host {host} to stand still")
+
+    def migrate(self, source, target):
+        done = self.lab.agents[source].cli("migrate", self.counter.id, "--to", self.lab.agents[target].address,
+                                           check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def assert_never_two(self):
+        self.counter.log.read()
+        self.assertEqual(self.watch.two[:1], [])
+        self.assertEqual(self.counter.log.wrong[:1], [])
+
+    def assert_settles(self, *places, timeout=SETTLE_S):
+        """It comes to run at one of these hosts, and goes on there. Returns which."""
+        def settled():
+            place = self.counter.place()
+            return place if place in places and self.counter.counts() else None
+        place = None
+        end = time.monotonic() + timeout
+        while place is None and time.monotonic() < end:
+            place = settled()
+        self.assertIsNotNone(place, f"it runs at {self.counter.hosts_running()}, not at one of {places}; "
+                                    f"the agents say {listing(self.lab)}")
+        self.assert_never_two()
+        return place
+
+    def assert_connected(self):
+        self.assertEqual(self.counter.connection_fault(SETTLE_S), "")
+
+    # 1: the source was out of touch while the container went on
+
+    def commit_unheard(self):
+        """It was committed to b and runs there. a does not know: nothing of b reaches it."""
+        self.make(("a", "b", "c"), faults={"a": f"{DECIDED}:stop"})
+        self.begin("a", "b", "--deadline", "5s")
+        worker = self.standing("a")
+        cut_way(self.lab, "b", "a")
+        os.kill(worker, signal.SIGCONT)
+        wait_for(lambda: listing(self.lab)["b"].get(self.counter.id) == "running" and self.counter.runs_at("b"),
+                 "b to run it", SETTLE_S)
+        time.sleep(8)  # the deadline passes, and a asks in vain
+
+    def touch_again(self):
+        mend_way(self.lab, "b", "a")
+        time.sleep(12)  # more than once an unanswered question is repeated
+        self.assert_never_two()
+
+    def test_1_it_came_back_meanwhile(self):
+        self.commit_unheard()
+        self.migrate("b", "c")
+        self.migrate("c", "b")
+        self.touch_again()
+        self.assert_settles("b")
+
+    def test_1_it_was_made_anew_meanwhile(self):
+        self.commit_unheard()
+        self.lab.agents["b"].cli("rm", "--force", self.counter.id)
+        self.counter.run("b")
+        self.touch_again()
+        self.assert_settles("b")
+
+    def test_1_it_was_removed_meanwhile(self):
+        self.commit_unheard()
+        self.lab.agents["b"].cli("rm", "--force", self.counter.id)
+        self.touch_again()
+        self.assertEqual(self.counter.hosts_running(), [])
+        wait_for(lambda: not any(listing(self.lab).values()), "the agents to forget it", SETTLE_S)
+        self.restart("a")
+        self.counter.run("b")
+        time.sleep(2)
+        self.assert_settles("b")
+
+    # 2: the replica is lost between the decision and its first instruction
+
+    def decide_and_lose(self, lose):
+        self.make(disks=True, faults={"a": f"{DECIDED}:stop"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        lose()
+        os.kill(worker, signal.SIGCONT)
+
+    def test_2_target_worker_dies_after_the_decision(self):
+        self.decide_and_lose(lambda: [os.kill(pid, signal.SIGKILL) for pid in workers(self.lab.name, "b")])
+        self.assert_settles("a", "b")
+        self.assert_connected()
+
+    def test_2_target_host_dies_after_the_decision(self):
+        self.decide_and_lose(lambda: self.lab.agents["b"].lose_power())
+        time.sleep(2)
+        self.lab.agents["b"].reboot()
+        self.assert_settles("a", "b")
+        self.assert_connected()
+
+    # 3 and 4: something fails at the target after the decision
+
+    def test_3_target_disk_full(self):
+        self.make(disks=True, faults={"a": f"{DECIDED}:stop"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        disk = self.lab.agents["b"].disk
+        disk.fill()
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(5)
+        self.assertTrue(self.counter.counts(), "it does not run while the disk is full")
+        disk.empty()
+        self.assert_settles("b")
+        self.assert_connected()
+
+    def test_4_sealed_memory(self):
+        # Whether it can be moved or is refused: it lives.
+        self.make(extra=("sealed",))
+        command = self.begin("a", "b")
+        self.await_end(command)
+        self.assert_settles("b" if command.returncode == 0 else "a")
+        self.assert_connected()
+
+    # 5 and 6: the source's worker dies when its sockets and packets are no longer as a container's are
+
+    def test_5_source_worker_dies_before_the_decision(self):
+        for step in ("source.pages", "source.complete", "source.ready"):
+            with self.subTest(step=step):
+                self.make(faults={"a": f"{step}:kill"})
+                self.await_end(self.begin("a", "b"))
+                self.assert_settles("a")
+                self.assert_connected()
+
+    def test_6_source_worker_dies_after_the_decision(self):
+        self.make(faults={"a": f"{DECIDED}:kill"})
+        self.await_end(self.begin("a", "b"))
+        self.assert_settles("b")
+        self.assert_connected()
+
+    # 7: an address that means something else to everybody
+
+    def test_7_wildcard_address(self):
+        self.make()
+        for address in ("0.0.0.0:7101", "[::]:7101"):
+            with self.subTest(address=address):
+                status, said = self.start_agent_at(address)
+                self.assertNotIn(status, (None, 0), f"it listens at {address}")
+                self.assertEqual(len(said.splitlines()), 1, said)
+                self.assertIn("--advertise", said)
+
+    def start_agent_at(self, address):
+        """Its status, None if it has not ended by itself, and what it said."""
+        command = ["nsenter", f"--net=/run/netns/{self.lab.name}-a", BUILD / "tools/godwitd/godwitd", "--name", "x",
+                   "--root", self.lab.directory / "x", "--listen", address,
+                   "--api", f"unix:{self.lab.directory}/x.sock"]
+        (self.lab.directory / "x").mkdir(exist_ok=True)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+        except subprocess.TimeoutExpired:
+            return None, ""
+        return done.returncode, done.stderr
+
+    def test_7_advertised_address(self):
+        def listen_everywhere(agent):
+            agent.listen = "0.0.0.0:7100"
+            agent.options = ["--advertise", agent.address]
+        self.make(faults={"a": f"{DECIDED}:cut"}, prepare=listen_everywhere)
+        self.begin("a", "b", "--deadline", "6s")
+        self.assert_settles("b")
+        self.assert_connected()
+
+    # 8: a decision that can be read before it is durable, and never comes to be
+
+    def test_8_decision_is_slow_and_fails(self):
+        def preload(agent):
+            if agent.host == "a":
+                agent.environment = {"LD_PRELOAD": str(BUILD / "tests/workloads/slow_sync.so"),
+                                     "SLOW_SYNC_ORDER": str(self.lab.directory / "slow"), "SLOW_SYNC_SECONDS": "12"}
+        self.make(faults={"a": "source.ready:stop"}, prepare=preload)
+        self.begin("a", "b", "--deadline", "5s")
+        worker = self.standing("a")
+        order = self.lab.directory / "slow"
+        order.touch()
+        os.kill(worker, signal.SIGCONT)
+        wait_for(lambda: not order.exists(), "the decision to be written")
+        time.sleep(15)  # the target's deadline passes, it asks, and the disk fails
+        self.assert_settles("a", "b")
+
+    # 9: a thread that cannot be stopped
+
+    def test_9_vfork(self):
+        self.make(extra=("vfork",))
+        place = "a"
+        for _ in range(6):
+            command = self.begin(place, "b" if place == "a" else "a", "--deadline", "8s")
+            self.await_end(command, 8 + PATIENCE_S)
+            place = self.assert_settles("a", "b")
+            self.assertLess(self.counter.log.take_silence(), 5, "it stood still")
+        self.assert_connected()
+
+
+if __name__ == "__main__":
+    unittest.main()
