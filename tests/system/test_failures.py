@@ -139,7 +139,7 @@ class Failures(LabCase):
     def test_target_refuses_a_name_it_has(self):
         self.lab.agents["b"].cli("run", self.lab.bundle("redis"), "--id", "redis", "--ip", "10.77.0.31/24")
         result = self.attempt()
-        self.assertRegex(result["error"], "host b.*has a container of that name")
+        self.assertRegex(result["error"], "-b: take the id redis: this host has a container of that name")
         self.lab.agents["b"].cli("rm", "--force", "redis")
         self.assert_runs_on(result)
         self.finish()

@@ -34,6 +34,7 @@ class AdmissionTest : public ::testing::Test {
     options.listen = "127.0.0.1:0";
     host_ = std::make_unique<Host>(options);
     ASSERT_TRUE(host_->store.load());
+    ASSERT_TRUE(host_->sessions.prepare());
     admission_ = std::make_unique<Admission>(*host_, [] { return Result<uint64_t>(1064 * kMiB); });
   }
   void TearDown() override { std::filesystem::remove_all(root_); }
@@ -45,6 +46,8 @@ class AdmissionTest : public ::testing::Test {
     hello.set_source_name("there");
     hello.mutable_container()->set_id(id);
     hello.mutable_container()->set_hostname("h");
+    hello.mutable_container()->set_uid("u" + id);
+    hello.mutable_container()->set_incarnation(3);
     hello.mutable_container()->set_address(address);
     hello.set_memory_bytes(memory_bytes);
     hello.mutable_goals()->set_deadline_ms(1000);
@@ -89,6 +92,14 @@ TEST_F(AdmissionTest, WhatMakesNoSenseIsRefused) {
   refused("MAC", [](model::Hello& bad) { bad.mutable_container()->set_mac("02:11"); });
   refused("processor state", [](model::Hello& bad) { bad.set_extended_state_bytes(1U << 30); });
   EXPECT_TRUE(admission_->admit(good));
+}
+
+// The container has been here, or is, as an incarnation that is not lower: what comes was left behind somewhere.
+TEST_F(AdmissionTest, ACopyThatWasLeftBehindIsRefused) {
+  ASSERT_TRUE(host_->sessions.remember_incarnation("ua", 4));
+  expect_refused(hello("a", "10.0.0.5/24"), "has seen incarnation 4 of it, and this one is 3");
+  ASSERT_TRUE(host_->sessions.remember_incarnation("ub", 3));
+  EXPECT_TRUE(admission_->admit(hello("b", "10.0.0.6/24")));
 }
 
 TEST_F(AdmissionTest, TakesTheIdTheAddressAndThePlaceOfTheGroup) {

@@ -144,6 +144,7 @@ TEST_F(ControlListenerTest, OneGreetingTooManyIsAnsweredAndInquiriesGoOn) {
 TEST_F(ControlListenerTest, TheSilentKeepNobodyOut) {
   start({.pending_max = 8});
   std::vector<Fd> silent;
+  silent.reserve(20);
   for (int i = 0; i < 20; ++i) silent.push_back(connect());
   EXPECT_TRUE(inquire());
   const Fd greeting = greet();
