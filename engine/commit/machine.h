@@ -90,7 +90,7 @@ struct Move {
 [[nodiscard]] Evidence source_evidence(SessionState state, bool worker_lives);
 
 // target.cc. The target's worker writes kPreparing before it makes anything, kMayRun before it says Ready,
-// and kArmed when the source is about to decide. For the rest, as above. A connection that ends before Ready
+// and kArmed before it lets it run. For the rest, as above. A connection that ends before Ready
 // is kSilence in kPreparing or kMayRun of a worker that has not said Ready, which gives up
 // (target_gives_up()).
 [[nodiscard]] Move target_move(SessionState state, Copy copy, Evidence source);

@@ -7,13 +7,12 @@
 
 namespace godwit::engine {
 
-inline constexpr std::array<std::string_view, 34> kSteps = {
+inline constexpr std::array<std::string_view, 33> kSteps = {
     // The source's, before the decision.
     "source.preflight", "source.prepare", "source.undecided",  // its record is written
     "source.round0", "source.round0.sent", "source.round", "source.round.sent", "source.standstill",
     "source.cutover", "source.frozen", "source.pages", "source.complete", "source.ready",
-    "source.sealed",    // its packets are stopped
-    "source.deciding",  // the target has been told that the decision is being written
+    "source.sealed",  // its packets are stopped
     // After it.
     "source.committed",  // "committed" is written, and not said
     "source.running",    // the target has said that it runs there
@@ -24,10 +23,10 @@ inline constexpr std::array<std::string_view, 34> kSteps = {
     "target.container", "target.round0", "target.round", "target.frozen",
     "target.may-run",  // that is written
     "target.complete", "target.ready",
-    "target.armed",  // that is written
     // After it.
     "target.committed",  // the source has said so
-    "target.released",   // all is done but the thaw
+    "target.released",   // all is done but the thaw, and "armed" may be written
+    "target.armed",      // that is written
     "target.thawed",     // it runs, and that is not written
     "target.running",    // that is written, and nobody told
     "target.kept",       // its agent keeps it

@@ -26,13 +26,10 @@ Result<SourceSession::State> SourceSession::commit() {
   const auto phase = timeline_.phase("cutover/commit");
   GODWIT_TRY(parking_->seal());
   GODWIT_TRY(faults_.at_step("source.sealed", deadline_ns_));
-  ControlMessage message;
-  message.mutable_deciding();
-  GODWIT_TRY(target_->send(message));
-  GODWIT_TRY(faults_.at_step("source.deciding", deadline_ns_));
   GODWIT_TRY(write_decision());
   target_->ignore_interrupts();
   note(faults_.at_step("source.committed", deadline_ns_));
+  ControlMessage message;
   message.mutable_commit();
   auto running = target_->send(message);
   if (running) running = await_running();

@@ -45,10 +45,11 @@ Result<SourceSession::State> SourceSession::cutover() {
     const Error& error = frozen.error();
     if (error.code != EAGAIN) return std::unexpected(error);
     if (++cutover_attempts_ < kCutoverAttemptsMax) return retry_later(error);
-    return refuse("migrate", order_.container().id(),
-                  fmt::format("it was stopped {} times, and each time it was not in a state to be moved; at last: {} "
-                              "{}: {}",
-                              cutover_attempts_, error.operation, error.object, error.hint));
+    return refuse(
+        "migrate", order_.container().id(),
+        fmt::format("it was stopped {} times, and each time it was not in a state to be moved; at last: {} "
+                    "{}: {}",
+                    cutover_attempts_, error.operation, error.object, error.hint));
   }
   const auto waiting = timeline_.phase("cutover/ready");
   GODWIT_TRY(target_->expect(ControlMessage::kReady));

@@ -37,33 +37,21 @@ Result<TargetSession::State> TargetSession::held() {
   return follow(move);
 }
 
-// While the source writes its decision, this side writes that it may be about to run it.
 Result<Evidence> TargetSession::await_decision() {
-  for (;;) {
-    auto message = source_.receive();
-    // The source has given up before it decided, and says so.
-    if (!message && message.error().code == 0) return Evidence::kAborted;
-    if (!message) return std::unexpected(std::move(message).error());
-    if (message->has_commit()) return Evidence::kCommitted;
-    if (!message->has_deciding())
-      return fail("await the decision of", source_.name(), EPROTO, "it sent something else");
-    // Written again before it runs, if this fails.
-    if (auto armed = arm(); !armed)
-      spdlog::warn("{}: {}", hello_.container().id(), armed.error().to_string());
-  }
-}
-
-Result<void> TargetSession::arm() {
-  const auto phase = timeline_.phase("cutover/arm");
-  GODWIT_TRY(file_->advance(SessionState::kArmed));
-  return faults_.at_step("target.armed", deadline_ns_);
+  auto message = source_.receive();
+  // The source has given up before it decided, and says so.
+  if (!message && message.error().code == 0) return Evidence::kAborted;
+  if (!message) return std::unexpected(std::move(message).error());
+  if (message->has_commit()) return Evidence::kCommitted;
+  return fail("await the decision of", source_.name(), EPROTO, "it sent something else");
 }
 
 Result<TargetSession::State> TargetSession::follow(const Move& move) {
   if (move.order == Order::kLetRun) {
     if (auto at = faults_.at_step("target.committed", deadline_ns_); !at)
       spdlog::warn("{}", at.error().to_string());
-    if (move.before) GODWIT_TRY(file_->advance(*move.before));
+    arming_ = scribe_.run<Result<void>>(
+        [this, armed = move.before] { return armed ? file_->advance(*armed) : Result<void>(); });
     return State::kRun;
   }
   promised_ = false;
@@ -73,7 +61,7 @@ Result<TargetSession::State> TargetSession::follow(const Move& move) {
 Result<TargetSession::State> TargetSession::let_run() {
   committed_ = true;
   auto running = timeline_.phase("cutover/run");
-  release();
+  GODWIT_TRY(release());
   running.end();
   const int64_t running_us = monotonic_us();
   auto announcing = timeline_.phase("cutover/announce");
@@ -100,8 +88,9 @@ Result<TargetSession::State> TargetSession::let_run() {
   return State::kAftercare;
 }
 
-// After the decision: everything is tried, what fails is told, and the container is let go.
-void TargetSession::release() {
+// After the decision: everything is tried, what fails is told, and the container is let go. But not before it
+// is on the disk that it may have run: that was begun before, and is waited for last.
+Result<void> TargetSession::release() {
   const std::string& id = hello_.container().id();
   const auto tell = [&](const Result<void>& result) {
     if (!result) spdlog::error("{}: {}", id, result.error().to_string());
@@ -109,7 +98,12 @@ void TargetSession::release() {
   tell(port_->open());
   for (const Error& fault : replica_->run()) spdlog::error("{}: {}", id, fault.to_string());
   tell(faults_.at_step("target.released"));
+  auto waiting = timeline_.phase("cutover/run/armed");
+  GODWIT_TRY(arming_.get());
+  waiting.end();
+  tell(faults_.at_step("target.armed"));
   tell(freezer_->thaw());
+  return {};
 }
 
 // The container runs. Frames that reached the source late, and the comparison of memory, if it was wanted.

@@ -80,9 +80,8 @@ class TargetSession {
   Result<State> held();
   Result<Evidence> await_decision();
   Result<State> follow(const Move& move);
-  Result<void> arm();
   Result<State> let_run();
-  void release();
+  Result<void> release();
   Result<void> confirm_kept();
   Result<void> take_frame(const model::Frame& frame);
   Result<State> aftercare();
@@ -120,6 +119,7 @@ class TargetSession {
   std::unique_ptr<PageWriters> writers_;
 
   // The cutover.
+  std::future<Result<void>> arming_;     // likewise, beside the release
   std::future<Result<void>> may_run_;    // is being written beside the reconciliation
   std::optional<ReplicaDigest> digest_;  // if the memory is to be verified
   std::vector<runtime::SpaceDigest> digests_;

@@ -172,7 +172,7 @@ TEST(BrokenMachine, DeletionAfterTheDecisionIsFound) {
 TEST(BrokenMachine, VisibleBeforeDurableIsFound) {
   Rules rules;
   rules.visible_is_durable = false;
-  expect_found("visible before durable", rules, "two run");
+  expect_found("visible before durable", rules, "a container is deleted after the decision");
 }
 
 TEST(BrokenMachine, NoIncarnationIsFound) {

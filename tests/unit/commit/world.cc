@@ -246,7 +246,6 @@ class Step {
         return give_up(i);
       case SourceWorker::kReady:
         now.source_worker = SourceWorker::kDeciding;
-        if (session.connected) now.messages |= kDecidingSaid;
         now.source.visible = SessionState::kCommitted;
         follow(next, Cause::kOurs, "source is deciding");
         return give_up(i);
@@ -311,21 +310,7 @@ class Step {
             next, i, Side::kTarget, [&](World& w) { say_ready(w, i); },
             [&](World& w) { w.sessions.at(i).target_worker = TargetWorker::kBuilding; }, "target says Ready");
       case TargetWorker::kHeld:
-        if ((session.messages & kDecidingSaid) != 0) {
-          now.messages &= static_cast<uint8_t>(~kDecidingSaid);
-          now.target_worker = TargetWorker::kArming;
-          now.target.visible = SessionState::kArmed;
-          return follow(next, Cause::kOurs, "target is arming");
-        }
         return target_held(i);
-      case TargetWorker::kArming:
-        return flush(
-            next, i, Side::kTarget, [&](World& w) { w.sessions.at(i).target_worker = TargetWorker::kArmed; },
-            [&](World& w) { w.sessions.at(i).target_worker = TargetWorker::kArmed; }, "target is armed");
-      case TargetWorker::kArmed:
-        return target_held(i);
-      case TargetWorker::kLetRun:
-        return;
     }
   }
   static void say_ready(World& world, size_t i) {
@@ -494,8 +479,7 @@ class Step {
     const Copy replica = world.hosts.at(kTargetOf.at(i)).copy;
     if (host == kSourceOf.at(i) && place.copy == Copy::kHeld)
       return !committed || replica == Copy::kGone || replica == Copy::kGoneUnrun;
-    // Also one that dies in the midst of deciding may have decided.
-    if (host != kTargetOf.at(i) || session.source.visible != SessionState::kCommitted) return false;
+    if (host != kTargetOf.at(i) || !committed) return false;
     // Of an armed replica nobody can say afterwards that it did not run.
     if (session.target.durable == SessionState::kArmed) return true;
     return place.copy == Copy::kHeld && world.hosts.at(kSourceOf.at(i)).copy != Copy::kHeld;

@@ -27,16 +27,10 @@ struct Disk {
 };
 
 enum class SourceWorker : uint8_t { kNone, kRounds, kFrozen, kReady, kDeciding, kDecided, kAfter, kGivenUp };
-enum class TargetWorker : uint8_t { kNone, kBuilding, kMayRun, kHeld, kArming, kArmed, kLetRun };
+enum class TargetWorker : uint8_t { kNone, kBuilding, kMayRun, kHeld };
 
 // Messages under way on the session's connection.
-enum Message : uint8_t {
-  kReadySaid = 1,
-  kDecidingSaid = 2,
-  kCommitSaid = 4,
-  kRunningSaid = 8,
-  kAbortSaid = 16
-};
+enum Message : uint8_t { kReadySaid = 1, kCommitSaid = 4, kRunningSaid = 8, kAbortSaid = 16 };
 
 struct Session {
   Disk source;
