@@ -58,6 +58,7 @@ class Agent:
         self.address = f"{lab.addresses[host]}:{AGENT_PORT}"
         self.listen = self.address
         self.options = []  # more of them for godwitd
+        self.build = BUILD  # whose godwitd and godwit
         self.environment = {}
         self.disk = None
         self.process = None
@@ -70,7 +71,7 @@ class Agent:
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{self.lab.name}-{self.host}", BUILD / "tools/godwitd/godwitd",
+                ["nsenter", f"--net=/run/netns/{self.lab.name}-{self.host}", self.build / "tools/godwitd/godwitd",
                  "--name", f"{self.lab.name}-{self.host}", "--root", self.root, "--listen", self.listen,
                  "--api", f"unix:{self.api}", *self.options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
@@ -85,11 +86,11 @@ class Agent:
 
     def cli(self, *arguments, check=True, timeout=120):
         """Runs `godwit` against this agent."""
-        return run_command([BUILD / "tools/godwit/godwit", "--api", f"unix:{self.api}", *arguments],
+        return run_command([self.build / "tools/godwit/godwit", "--api", f"unix:{self.api}", *arguments],
                            timeout=timeout, check=check)
 
     def popen(self, *arguments, **options):
-        return subprocess.Popen([str(a) for a in (BUILD / "tools/godwit/godwit", "--api", f"unix:{self.api}",
+        return subprocess.Popen([str(a) for a in (self.build / "tools/godwit/godwit", "--api", f"unix:{self.api}",
                                                   *arguments)], text=True, **options)
 
     def containers(self):
