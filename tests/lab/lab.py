@@ -58,6 +58,7 @@ class Agent:
         self.address = f"{lab.addresses[host]}:{AGENT_PORT}"
         self.listen = self.address
         self.options = []  # more of them for godwitd
+        self.build = lab.build  # whose godwitd and godwit
         self.environment = {}
         self.disk = None
         self.process = None
@@ -70,7 +71,7 @@ class Agent:
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{self.lab.name}-{self.host}", self.lab.build / "tools/godwitd/godwitd",
+                ["nsenter", f"--net=/run/netns/{self.lab.name}-{self.host}", self.build / "tools/godwitd/godwitd",
                  "--name", f"{self.lab.name}-{self.host}", "--root", self.root, "--listen", self.listen,
                  "--api", f"unix:{self.api}", *self.options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
@@ -85,11 +86,11 @@ class Agent:
 
     def cli(self, *arguments, check=True, timeout=120):
         """Runs `godwit` against this agent."""
-        return run_command([self.lab.build / "tools/godwit/godwit", "--api", f"unix:{self.api}", *arguments],
+        return run_command([self.build / "tools/godwit/godwit", "--api", f"unix:{self.api}", *arguments],
                            timeout=timeout, check=check)
 
     def popen(self, *arguments, **options):
-        return subprocess.Popen([str(a) for a in (self.lab.build / "tools/godwit/godwit", "--api", f"unix:{self.api}",
+        return subprocess.Popen([str(a) for a in (self.build / "tools/godwit/godwit", "--api", f"unix:{self.api}",
                                                   *arguments)], text=True, **options)
 
     def containers(self):
@@ -137,9 +138,9 @@ class Lab:
     agent_type = Agent
 
     def __init__(self, name=None, faults=None, hosts=HOSTS, disks=False, build=BUILD):
-        self.build = pathlib.Path(build)  # of the product; the clients are always this one's
         """`disks`: the --root of each agent is a disk.Disk."""
         self.name = name or f"gw{os.getpid()}"
+        self.build = pathlib.Path(build)  # of the product; the clients are always this one's
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"godwit-{self.name}-"))
         self.bundles = self.directory / "bundles"
         self.agents = {host: self.agent_type(self, host) for host in hosts}
