@@ -169,6 +169,9 @@ class Scene:
         """Whether there is a host that the container can be at, besides the one that lost power."""
         if self.lost_host is None:
             return True
+        # Of a replica that is armed nobody can say after a power cut that it did not run.
+        if self.lost_host == self.target and self.step in ("target.released", "target.armed"):
+            return False
         # The last thing that it wrote, it wrote here.
         ran_at = self.watch.last_ran.get(self.counter.id, self.origin)
         if ran_at != self.lost_host:
