@@ -142,8 +142,9 @@ Result<void> SessionFile::write(const SessionRecord& wanted) {
   if (written && ::fdatasync(file_.get()) != 0) written = fail("make durable", path_);
   if (!written) {
     auto truth = read_durable(file_.get(), path_);
-    record_ = truth ? *std::move(truth) : wanted;
-    if (!truth) record_.state = SessionState::kInvalid;
+    const bool known = truth.has_value();
+    record_ = known ? *std::move(truth) : wanted;
+    if (!known) record_.state = SessionState::kInvalid;
     if (record_ == wanted) written = {};
   } else {
     record_ = wanted;

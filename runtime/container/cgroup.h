@@ -27,7 +27,8 @@ namespace godwit::runtime {
 // The processes in the cgroup `path` and below it, in all hierarchies together; none where there is no such
 // cgroup.
 [[nodiscard]] Result<std::vector<pid_t>> processes_in_cgroup(const std::string& path);
-// Whether the cgroup `path` is frozen, or being frozen: by v2, or by v1's freezer. One that is not there is not.
+// Whether the cgroup `path` is frozen, or being frozen: by v2, or by v1's freezer. One that is not there is
+// not.
 [[nodiscard]] Result<bool> is_frozen(const std::string& path);
 // Of these, the one that is the first of the outermost pid namespace (pid_namespaces(7)): a container's init.
 [[nodiscard]] std::optional<pid_t> find_init(const std::vector<pid_t>& processes);

@@ -23,7 +23,6 @@ namespace {
 
 using nlohmann::json;
 
-
 std::string namespace_path(const std::string& directory, const std::string& id) {
   return directory + "/" + id;
 }

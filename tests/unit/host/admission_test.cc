@@ -94,7 +94,8 @@ TEST_F(AdmissionTest, WhatMakesNoSenseIsRefused) {
   EXPECT_TRUE(admission_->admit(good));
 }
 
-// The container has been here, or is, as an incarnation that is not lower: what comes was left behind somewhere.
+// The container has been here, or is, as an incarnation that is not lower: what comes was left behind
+// somewhere.
 TEST_F(AdmissionTest, ACopyThatWasLeftBehindIsRefused) {
   ASSERT_TRUE(host_->sessions.remember_incarnation("ua", 4));
   expect_refused(hello("a", "10.0.0.5/24"), "has seen incarnation 4 of it, and this one is 3");
