@@ -6,12 +6,15 @@ Parts (default: all):
   growth      downtime of an idle redis with little and with much data
   throughput  of round 0, against one iperf3 stream between the same two hosts
   slowdown    operations per second of a busy client before and during the rounds
+  compare     part load, by this build and by the one of --beside in turn; only if it is named
 
 Figures are medians, with the smallest and the largest; nothing is asserted here. Build first: tools/setup.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -20,7 +23,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/lab"))
 
-from lab import ADDRESSES, Lab, wait_for  # noqa: E402
+from lab import ADDRESSES, BUILD, Lab, wait_for  # noqa: E402
 
 ADDRESS = "10.77.0.5"
 MIB = 1 << 20
@@ -85,6 +88,35 @@ def measure_load(options):
     keys = ("downtime_us", "client_gap_us", "usual_gap_us", "beside_gap_us", "total_us", "rounds", "bytes_sent",
             "dirty_bytes_per_second", "verified")
     return {"migrations": [{k: r[k] for k in keys} for r in rows], "total": total}
+
+
+def measure_compare(options):
+    """The same load at two pairs of hosts, one of each build, whose migrations take turns."""
+    builds = {"this build": BUILD, "the other": options.beside}
+    rows = {name: [] for name in builds}
+    with contextlib.ExitStack() as stack:
+        labs = {}
+        for index, (name, build) in enumerate(builds.items()):
+            lab = stack.enter_context(Lab(name=f"cmp{os.getpid() % 10000}{index}", build=build))
+            lab.run("redis", "redis", ADDRESS)
+            labs[name] = (lab, lab.redis_client(ADDRESS, rate=1000, preload=options.memory * MIB, load=options.load / 2))
+            lab.migrate("redis")  # warms up: the first one differs from all others
+        for _ in range(options.runs):
+            for name, (lab, client) in labs.items():
+                client.mark()
+                result = lab.migrate("redis")
+                time.sleep(0.3)
+                rows[name].append((result["downtime_us"], client.mark()["gap_us"]))
+        totals = {name: client.finish() for name, (_, client) in labs.items()}
+    print(f"redis, {options.memory} MiB, {options.load / 2:.0f} writes of 4 KiB per second, two builds in turn:")
+    for column, what in enumerate(("downtime", "client gap")):
+        for name in builds:
+            show(f"{what}, {name}", [row[column] for row in rows[name]], "ms", 1e3)
+        ours, theirs = (statistics.median(row[column] for row in rows[name]) for name in builds)
+        print(f"  {what + ', difference of the medians':<42} {(ours - theirs) / 1e3:+10.2f} ms")
+    for name, total in totals.items():
+        print(f"  {name}: {total['wrong']} wrong, {total['lost']} lost, {total['reconnects']} reconnects")
+    return rows
 
 
 def measure_growth(options):
@@ -190,6 +222,7 @@ def measure_slowdown(options):
 
 PARTS = {"load": measure_load, "growth": measure_growth, "throughput": measure_throughput,
          "slowdown": measure_slowdown}
+NAMED_ONLY = {"compare": measure_compare}
 
 
 def main():
@@ -201,11 +234,15 @@ def main():
     parser.add_argument("--load", type=float, default=5000, help="4 KiB writes per second of part load")
     parser.add_argument("--saturation", type=float, default=1e6, help="requests per second that part slowdown tries")
     parser.add_argument("--reads", type=float, default=0.9, help="the part of these that only read (default 0.9)")
+    parser.add_argument("--beside", metavar="BUILD", help="another version's build directory, for part compare")
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     options = parser.parse_args()
-    if wrong := [part for part in options.parts if part not in PARTS]:
-        parser.error(f"there is no part {wrong[0]}; the parts are {', '.join(PARTS)}")
-    results = {part: PARTS[part](options) for part in (options.parts or PARTS)}
+    known = PARTS | NAMED_ONLY
+    if wrong := [part for part in options.parts if part not in known]:
+        parser.error(f"there is no part {wrong[0]}; the parts are {', '.join(known)}")
+    if "compare" in options.parts and not options.beside:
+        parser.error("part compare wants --beside BUILD")
+    results = {part: known[part](options) for part in (options.parts or PARTS)}
     if options.json:
         print(json.dumps(results))
 

@@ -8,6 +8,9 @@
 
 namespace godwit::engine {
 
+// Between two questions about one session.
+inline constexpr unsigned kAskAgainUs = 500'000;
+
 // What the other side says of the session that `record` is of. Tries its addresses in turn, at most two
 // seconds each; kSilence if nobody answers. `final`, if given, becomes whether it is over at the other side.
 Evidence ask_other_side(const SessionRecord& record, bool* final = nullptr);

@@ -91,6 +91,7 @@ bool may_arrive(uint64_t incarnation, uint64_t highest) {
 }
 
 std::optional<Move> resolve(SessionState state, Copy copy, Resolution resolution) {
+  if (resolution == Resolution::kInvalid) return std::nullopt;
   const bool here = resolution == Resolution::kRunsHere;
   switch (state) {
     case SessionState::kCommitted:

@@ -83,6 +83,11 @@ void Keeper::answer(Fd connection, const std::string& peer, const model::Inquiry
   constexpr int64_t kPatienceNs = 2'000'000'000;
   model::ControlMessage message;
   *message.mutable_answer() = answer_inquiry(inquiry, host_->sessions);
+  // Whoever hears that it runs here may ask this agent for it the next moment: it is to know the container then.
+  const auto stored = host_->store.find(inquiry.container());
+  const bool arriving = stored && stored->stage == Stage::kArriving && stored->session == inquiry.session();
+  if (arriving && message.answer().evidence() == model::Answer::EVIDENCE_RAN)
+    message.mutable_answer()->set_evidence(model::Answer::EVIDENCE_PENDING);
   // One that cannot be sent is asked for again.
   if (auto sent = send_message(connection.get(), message, monotonic_ns() + kPatienceNs); !sent)
     spdlog::warn("{}: {}", peer, sent.error().to_string());

@@ -20,7 +20,7 @@ constexpr auto kAgain = std::chrono::milliseconds(500);
 // A worker that was killed is gone at once.
 constexpr auto kWorkerEnds = std::chrono::milliseconds(20);
 constexpr auto kPatience = std::chrono::seconds(30);
-constexpr auto kLookAtClient = std::chrono::milliseconds(50);
+constexpr auto kLookAgain = std::chrono::milliseconds(50);
 
 Side side_of(const StoredContainer& container) {
   return container.stage == Stage::kArriving ? Side::kTarget : Side::kSource;
@@ -64,7 +64,7 @@ std::string Settlement::settle(const StoredContainer& container, const std::func
   const std::shared_ptr<Case> matter = found->second;
   const auto patient_until = std::chrono::steady_clock::now() + kPatience;
   while (!matter->over && std::chrono::steady_clock::now() < patient_until && !cancelled())
-    changed_.wait_for(lock, kLookAtClient);
+    changed_.wait_for(lock, kLookAgain);
   return matter->where;
 }
 

@@ -15,8 +15,6 @@ using model::ControlMessage;
 
 namespace {
 
-constexpr useconds_t kAskAgainUs = 500'000;
-
 // After the decision: told, and no reason to stop.
 void note(const Result<void>& result) {
   if (!result) spdlog::warn("{}", result.error().to_string());

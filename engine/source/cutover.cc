@@ -1,4 +1,5 @@
 // The cutover up to the target's READY: the container is frozen, its network parked, and the last round goes.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,9 +42,13 @@ Result<SourceSession::State> SourceSession::cutover() {
   auto frozen = freeze();
   if (frozen) frozen = send_frozen();
   if (!frozen) {
-    if (frozen.error().code == EAGAIN && ++cutover_attempts_ < kCutoverAttemptsMax)
-      return retry_later(frozen.error());
-    return std::unexpected(frozen.error());
+    const Error& error = frozen.error();
+    if (error.code != EAGAIN) return std::unexpected(error);
+    if (++cutover_attempts_ < kCutoverAttemptsMax) return retry_later(error);
+    return refuse("migrate", order_.container().id(),
+                  fmt::format("it was stopped {} times, and each time it was not in a state to be moved; at last: {} "
+                              "{}: {}",
+                              cutover_attempts_, error.operation, error.object, error.hint));
   }
   const auto waiting = timeline_.phase("cutover/ready");
   GODWIT_TRY(target_->expect(ControlMessage::kReady));

@@ -12,10 +12,6 @@ namespace godwit::engine {
 using model::ControlMessage;
 using runtime::SpaceKind;
 
-namespace {
-constexpr useconds_t kAskAgainUs = 500'000;
-}
-
 // The replica is complete and stopped. What happens now is the source's decision alone.
 Result<TargetSession::State> TargetSession::held() {
   GODWIT_TRY(faults_.at_step("target.ready", deadline_ns_));

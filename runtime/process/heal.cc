@@ -38,7 +38,7 @@ struct HeldSocket {
   [[nodiscard]] bool is_tcp() const { return protocol == IPPROTO_TCP && family != AF_UNIX; }
 };
 
-bool is_gone(const Error& error) {
+bool has_vanished(const Error& error) {
   return error.code == ENOENT || error.code == ESRCH || error.code == EBADF;
 }
 
@@ -59,7 +59,7 @@ std::vector<HeldSocket> collect_sockets(const std::vector<pid_t>& pids, Faults& 
   for (const pid_t pid : pids) {
     auto table = list_table(pid);
     if (!table) {
-      if (!is_gone(table.error())) faults.push_back(std::move(table).error());
+      if (!has_vanished(table.error())) faults.push_back(std::move(table).error());
       continue;
     }
     for (const TableEntry& entry : *table) {
@@ -68,7 +68,7 @@ std::vector<HeldSocket> collect_sockets(const std::vector<pid_t>& pids, Faults& 
       if (socket) {
         seen.insert(entry.link);
         sockets.push_back(*std::move(socket));
-      } else if (!is_gone(socket.error())) {
+      } else if (!has_vanished(socket.error())) {
         faults.push_back(std::move(socket).error());
       }
     }

@@ -58,7 +58,7 @@ class Agent:
         self.address = f"{lab.addresses[host]}:{AGENT_PORT}"
         self.listen = self.address
         self.options = []  # more of them for godwitd
-        self.build = BUILD  # whose godwitd and godwit
+        self.build = lab.build  # whose godwitd and godwit
         self.environment = {}
         self.disk = None
         self.process = None
@@ -137,8 +137,9 @@ class Lab:
     addresses = ADDRESSES  # where the agents listen
     agent_type = Agent
 
-    def __init__(self, name=None, faults=None, hosts=HOSTS, disks=False):
+    def __init__(self, name=None, faults=None, hosts=HOSTS, disks=False, build=BUILD):
         """`disks`: the --root of each agent is a disk.Disk."""
+        self.build = pathlib.Path(build)  # of the product; the clients are always this one's
         self.name = name or f"gw{os.getpid()}"
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"godwit-{self.name}-"))
         self.bundles = self.directory / "bundles"

@@ -66,7 +66,8 @@ class Failures(LabCase):
                 self.assert_runs_on(result, expected)
         self.restart(host)
         # And once nothing fails any more it can be moved.
-        self.assertTrue(self.lab.migrate("redis", "--verify")["verified"])
+        result = self.lab.migrate("redis", "--verify")
+        self.assertTrue(result["verified"], result)
         self.finish()
 
     def test_target_agent_killed(self):
@@ -105,6 +106,7 @@ class Failures(LabCase):
         self.client.mark()
         wait_for(self.has_answered, "answers of the container")
         wait_for(lambda: not self.lab.agents["a"].containers(), "the source to remove what remains")
+        self.restart("a")
         self.finish()
 
     def test_cable_pulled(self):

@@ -130,6 +130,26 @@ TEST(Exploration, ThereAndOnAndBackWithCrashes) {
 #endif
 }
 
+// What nobody has resolved is decided by evidence alone.
+TEST(Resolve, DoesNothingUnlessItsUserSaysSo) {
+  for (int state = 0; state <= static_cast<int>(SessionState::kNeverRan); ++state)
+    for (const Copy copy : {Copy::kUnknown, Copy::kRuns, Copy::kHeld, Copy::kGone, Copy::kGoneUnrun})
+      EXPECT_FALSE(resolve(static_cast<SessionState>(state), copy, Resolution::kInvalid));
+}
+
+TEST(Resolve, IsForWhatWaitsForAnotherHost) {
+  constexpr auto kHere = Resolution::kRunsHere;
+  constexpr auto kGone = Resolution::kGone;
+  EXPECT_EQ(resolve(SessionState::kCommitted, Copy::kHeld, kHere)->order, Order::kGoOnHere);
+  EXPECT_EQ(resolve(SessionState::kCommitted, Copy::kHeld, kHere)->before, SessionState::kResumed);
+  EXPECT_EQ(resolve(SessionState::kCommitted, Copy::kHeld, kGone)->order, Order::kRemoveRemains);
+  EXPECT_EQ(resolve(SessionState::kMayRun, Copy::kHeld, kHere)->order, Order::kLetRun);
+  EXPECT_EQ(resolve(SessionState::kArmed, Copy::kHeld, kGone)->order, Order::kDestroy);
+  for (const auto state : {SessionState::kUndecided, SessionState::kAborted, SessionState::kResumed,
+                           SessionState::kDeparted, SessionState::kRunning, SessionState::kNeverRan})
+    EXPECT_FALSE(resolve(state, Copy::kHeld, kHere));
+}
+
 TEST(BrokenMachine, AbsenceAsAnAnswerIsFound) {
   Rules rules;
   rules.target_evidence = [](SessionState state, uint64_t incarnation, uint64_t highest) {
