@@ -13,7 +13,9 @@
 #include <functional>
 #include <set>
 
+#include "base/fd.h"
 #include "engine/host/arrivals.h"
+#include "engine/protocol/first_message.h"
 #include "engine/protocol/framing.h"
 #include "engine/protocol/version.h"
 
@@ -92,6 +94,23 @@ TEST_F(AdmissionTest, WhatMakesNoSenseIsRefused) {
   refused("MAC", [](model::Hello& bad) { bad.mutable_container()->set_mac("02:11"); });
   refused("processor state", [](model::Hello& bad) { bad.set_extended_state_bytes(1U << 30); });
   EXPECT_TRUE(admission_->admit(good));
+}
+
+// tests/unit/engine/kept_bytes_test.cc
+TEST_F(AdmissionTest, AKeptHelloOfVersion3IsRefusedAndOneOfVersion4Admitted) {
+  const auto kept = [](const std::string& name) {
+    const auto bytes = read_file(std::string(GODWIT_SOURCE_ROOT "/tests/unit/engine/data/") + name);
+    return std::get<model::Hello>(parse_first_message(bytes.value()).value());
+  };
+  const model::Hello old = kept("v3_hello.bin");
+  expect_refused(old, "the source speaks protocol version 3, this agent ");
+  const std::string why = admission_->admit(old).error().to_string();
+  EXPECT_NE(why.find(std::to_string(kProtocolVersion)), std::string::npos) << why;
+  EXPECT_EQ(why.find('\n'), std::string::npos) << why;
+  model::Hello spoken = kept("v4_hello.bin");
+  spoken.set_extended_state_bytes(0);  // this processor's is another matter
+  const auto room = admission_->admit(spoken);
+  EXPECT_TRUE(room) << room.error().to_string();
 }
 
 // The container has been here, or is, as an incarnation that is not lower: what comes was left behind
