@@ -107,5 +107,10 @@ struct Move {
 // Nothing if there is nothing to resolve.
 enum class Resolution : uint8_t { kInvalid = 0, kRunsHere = 1, kGone = 2 };
 [[nodiscard]] std::optional<Move> resolve(SessionState state, Copy copy, Resolution resolution);
+// What a session in `state` hangs on is the other host's answer. While both are at work, that is for moments.
+[[nodiscard]] bool waits_for_other_side(SessionState state);
+
+// For users: "committed: waits for b to say that it runs there". names.cc.
+[[nodiscard]] std::string meaning_of(const SessionRecord& record, bool worker_lives);
 
 }  // namespace godwit::engine

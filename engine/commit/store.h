@@ -69,6 +69,9 @@ class SessionStore {
   // The same, but waits for the change, up to some seconds.
   [[nodiscard]] Result<SessionRecord> read_patiently(const std::string& session, Side side) const;
   [[nodiscard]] bool worker_lives(const std::string& session, Side side) const;
+  // SIGKILL to the worker that holds the record, whoever started it; returns once it has ended. No error if
+  // there is none. worker_end.cc.
+  Result<void> end_worker(const std::string& session, Side side) const;
   // All of them; what cannot be read is told to `unreadable` and left out.
   [[nodiscard]] Result<std::vector<SessionRecord>> list(
       const std::function<void(const Error&)>& unreadable) const;

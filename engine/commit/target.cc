@@ -104,4 +104,8 @@ std::optional<Move> resolve(SessionState state, Copy copy, Resolution resolution
   }
 }
 
+bool waits_for_other_side(SessionState state) {
+  return resolve(state, Copy::kHeld, Resolution::kRunsHere).has_value();
+}
+
 }  // namespace godwit::engine

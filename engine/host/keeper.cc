@@ -141,4 +141,20 @@ Reply<model::CheckOutcome> Keeper::check(const std::string& id) {
   return departures_->check(id);
 }
 
+Reply<std::vector<SessionView>> Keeper::migrations() const {
+  return view_sessions(*host_);
+}
+
+Reply<ContainerView> Keeper::inspect(const std::string& id) const {
+  return view_container(*host_, id);
+}
+
+std::string Keeper::waits_for(const StoredContainer& container) const {
+  return engine::waits_for(*host_, container);
+}
+
+Reply<ResolutionView> Keeper::resolve(const std::string& id, Resolution resolution, const std::string& peer) {
+  return settlement_->resolve(id, resolution, peer);
+}
+
 }  // namespace godwit::engine

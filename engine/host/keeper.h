@@ -23,6 +23,7 @@
 
 #include "base/fd.h"
 #include "engine/host/reply.h"
+#include "engine/host/session_views.h"
 #include "engine/host/store.h"
 
 namespace godwit::engine {
@@ -89,6 +90,13 @@ class Keeper {
   Reply<void> migrate(const std::string& id, const std::string& target, const model::MigrationGoals& goals,
                       const Feed& feed, const std::function<bool()>& cancelled);
   Reply<model::CheckOutcome> check(const std::string& id);
+
+  // What this host has records of (session_views.h).
+  [[nodiscard]] Reply<std::vector<SessionView>> migrations() const;
+  [[nodiscard]] Reply<ContainerView> inspect(const std::string& id) const;
+  [[nodiscard]] std::string waits_for(const StoredContainer& container) const;
+  // For a migration whose other host never comes back (Settlement::resolve).
+  Reply<ResolutionView> resolve(const std::string& id, Resolution resolution, const std::string& peer);
 
  private:
   void answer(Fd connection, const std::string& peer, const model::Inquiry& inquiry) const;

@@ -22,26 +22,11 @@ constexpr auto kWorkerEnds = std::chrono::milliseconds(20);
 constexpr auto kPatience = std::chrono::seconds(30);
 constexpr auto kLookAgain = std::chrono::milliseconds(50);
 
-Side side_of(const StoredContainer& container) {
-  return container.stage == Stage::kArriving ? Side::kTarget : Side::kSource;
-}
-
 }  // namespace
 
-// What one thread works on. Shared with who waits for it.
-struct Settlement::Case {
-  ContainerRecord container;
-  std::string session;
-  Side side = Side::kInvalid;
-  Evidence heard = Evidence::kSilence;
-  bool silenced = false;
-  bool worker_seen = false;
-  std::string trouble;  // that was told of
-  // Under the settlement's mutex.
-  Resolution resolution = Resolution::kInvalid;
-  bool over = false;
-  std::string where = "unknown";
-};
+Side Settlement::side_of(const StoredContainer& container) {
+  return container.stage == Stage::kArriving ? Side::kTarget : Side::kSource;
+}
 
 void Settlement::begin(const StoredContainer& container) {
   auto matter = std::make_shared<Case>();
@@ -56,6 +41,8 @@ void Settlement::begin(const StoredContainer& container) {
 }
 
 std::string Settlement::settle(const StoredContainer& container, const std::function<bool()>& cancelled) {
+  // A resolution of its user has ended it already.
+  if (container.stage != Stage::kMigrating && container.stage != Stage::kArriving) return "source";
   begin(container);
   std::unique_lock lock(mutex_);
   const auto found = cases_.find(container.record.id());
@@ -167,29 +154,6 @@ Result<void> Settlement::carry_out(Case& matter, const Move& move, const Session
     default:
       return refuse("settle", "session " + matter.session, "there is no such order");
   }
-}
-
-Reply<void> Settlement::resolve(const std::string& id, Resolution resolution, const std::string& peer) {
-  constexpr const char* kOperation = "resolve";
-  GODWIT_ASSIGN(const StoredContainer container, host_.store.find(id));
-  const auto record = container.session.empty()
-                          ? Result<SessionRecord>(refuse("", "", ""))
-                          : host_.sessions.read_patiently(container.session, side_of(container));
-  if (!record || !engine::resolve(record->state, Copy::kHeld, resolution))
-    return deny(DenialKind::kFailedPrecondition, kOperation, id,
-                "no migration of it waits for another host's answer (godwit inspect tells more)");
-  if (peer != record->peer_name)
-    return deny(DenialKind::kFailedPrecondition, kOperation, id,
-                fmt::format("it waits for '{}', which has to be named as confirmation", record->peer_name));
-  const std::lock_guard lock(mutex_);
-  const auto found = cases_.find(id);
-  if (found == cases_.end())
-    return deny(DenialKind::kFailedPrecondition, kOperation, id,
-                "a worker is still at work on its migration");
-  found->second->resolution = resolution;
-  spdlog::warn("{}: resolved by its user: {}, and {} never comes back", id,
-               resolution == Resolution::kRunsHere ? "it runs here" : "it is gone from here", peer);
-  return {};
 }
 
 void Settlement::tidy() {

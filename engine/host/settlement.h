@@ -17,6 +17,7 @@
 #include <string>
 
 #include "engine/host/lifecycle.h"
+#include "engine/host/session_views.h"
 
 namespace godwit::engine {
 
@@ -29,18 +30,37 @@ class Settlement {
   // The same, and waits for the end, until `cancelled`, or for half a minute. Where the container is then:
   // "source", "target", "unknown".
   std::string settle(const StoredContainer& container, const std::function<bool()>& cancelled);
-  // For the other host that never comes back. `peer` has to be its name, as the record has it.
-  Reply<void> resolve(const std::string& id, Resolution resolution, const std::string& peer);
+  // For the other host that never comes back. `peer` has to be its name, as the record has it: else nothing
+  // is done, and what is returned says what would be. Ends a worker that waits for that host, and returns
+  // when the session is over; kFailedPrecondition if there is nothing to resolve, or if the other host
+  // answers after all; kInternal if it is not over within half a minute, which does not end it.
+  // settlement_resolve.cc.
+  Reply<ResolutionView> resolve(const std::string& id, Resolution resolution, const std::string& peer);
   // Forgets what is long over, and hears from the other sides whether it is. Now and then.
   void tidy();
 
  private:
-  struct Case;
+  // What one thread works on. Shared with who waits for it.
+  struct Case {
+    model::ContainerRecord container;
+    std::string session;
+    Side side = Side::kInvalid;
+    Evidence heard = Evidence::kSilence;
+    bool silenced = false;
+    bool worker_seen = false;
+    std::string trouble;  // that was told of
+    // Under the settlement's mutex.
+    Resolution resolution = Resolution::kInvalid;
+    bool over = false;
+    std::string where = "unknown";
+  };
+  [[nodiscard]] static Side side_of(const StoredContainer& container);
   void carry_on(const std::shared_ptr<Case>& matter);
   Result<bool> step(Case& matter);
   Result<bool> end_without_record(Case& matter);
   Result<bool> ask(Case& matter, const SessionRecord& record);
   Result<void> carry_out(Case& matter, const Move& move, const SessionRecord& record);
+  Reply<SessionState> await_resolution(const StoredContainer& container, Resolution resolution);
 
   // settlement_orders.cc
   Result<void> go_on_here(const model::ContainerRecord& record, bool heal);

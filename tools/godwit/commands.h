@@ -22,6 +22,9 @@ int logs(Client& client, const api::v1::LogsRequest& request);
 int execute(Client& client, const api::v1::ExecRequest& request);
 int migrate(Client& client, const MigrateOptions& options);  // migrate.cc
 int check(Client& client, const std::string& id, bool json);
+int migrations(Client& client, bool json);                            // sessions.cc
+int inspect(Client& client, const std::string& id, bool json);        // sessions.cc
+int resolve(Client& client, const api::v1::ResolveRequest& request);  // sessions.cc
 int doctor(Client& client, bool json);
 
 }  // namespace godwit::tools

@@ -234,6 +234,64 @@ void declare_check(CLI::App& app, Action& action) {
       [id, json, &action] { action = [id, json](Client& client) { return check(client, *id, *json); }; });
 }
 
+void declare_migrations(CLI::App& app, Action& action) {
+  CLI::App* const command =
+      add_command(app, "migrations", "what this host knows of migrations to and from it, newest first",
+                  "  godwit migrations\n"
+                  "  godwit migrations --json | jq '.migrations[] | select(.waiting)'");
+  const auto json = std::make_shared<bool>(false);
+  command->add_flag("--json", *json, "one JSON object");
+  command->callback(
+      [json, &action] { action = [json](Client& client) { return migrations(client, *json); }; });
+}
+
+void declare_inspect(CLI::App& app, Action& action) {
+  CLI::App* const command =
+      add_command(app, "inspect", "all about a container: its migrations, what it waits for, and the way out",
+                  "  godwit inspect db1\n  godwit inspect db1 --json | jq .container.processes");
+  const auto id = std::make_shared<std::string>();
+  const auto json = std::make_shared<bool>(false);
+  command->add_option("id", *id, kContainer)->required();
+  command->add_flag("--json", *json, "one JSON object");
+  command->callback(
+      [id, json, &action] { action = [id, json](Client& client) { return inspect(client, *id, *json); }; });
+}
+
+void declare_resolve(CLI::App& app, Action& action) {
+  CLI::App* const command = add_command(
+      app, "resolve", "decide for a container that waits for a host that will never come back",
+      "  godwit resolve db1 --runs-here                        # what is known, what would be done, and the "
+      "risk\n"
+      "  godwit resolve db1 --runs-here --peer 10.0.0.2:7100   # does it\n\n"
+      "When a host is lost in the last moments of a migration, the other one cannot know whether the "
+      "container runs\n"
+      "there. It keeps its copy stopped and asks until that host answers, which needs no help: `godwit "
+      "inspect`\n"
+      "says what it waits for. Use this only if that host will never come back, or never with what it had: "
+      "if it\n"
+      "runs the container all the same, there are two, with one address and one set of files. It is refused "
+      "while\n"
+      "that host answers.");
+  const auto request = std::make_shared<api::v1::ResolveRequest>();
+  command
+      ->add_option_function<std::string>(
+          "id", [request](const std::string& id) { request->set_id(id); }, kContainer)
+      ->required();
+  CLI::Option_group* const how = command->add_option_group("how");
+  how->add_flag_function(
+      "--runs-here", [request](int64_t) { request->set_resolution(api::v1::RESOLUTION_RUNS_HERE); },
+      "it runs here from now on");
+  how->add_flag_function(
+      "--gone", [request](int64_t) { request->set_resolution(api::v1::RESOLUTION_GONE); },
+      "it is removed from here");
+  how->require_option(1);
+  command->add_option_function<std::string>(
+      "--peer", [request](const std::string& peer) { request->set_peer(peer); },
+      "the host that never comes back, as `godwit inspect` calls it, as confirmation");
+  command->callback(
+      [request, &action] { action = [request](Client& client) { return resolve(client, *request); }; });
+}
+
 void declare_doctor(CLI::App& app, Action& action) {
   CLI::App* const command = add_command(
       app, "doctor", "what this kernel and host can do, and how to get what is missing; 1 if it is required",
@@ -259,6 +317,9 @@ void declare_commands(CLI::App& app, std::string& api, Action& action) {
   declare_exec(app, action);
   declare_migrate(app, action);
   declare_check(app, action);
+  declare_migrations(app, action);
+  declare_inspect(app, action);
+  declare_resolve(app, action);
   declare_doctor(app, action);
 }
 

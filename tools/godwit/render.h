@@ -14,6 +14,8 @@ std::string state_name(api::v1::ContainerState state);  // "running"
 
 nlohmann::ordered_json json_of(const api::v1::Container& container);
 nlohmann::ordered_json json_of(const api::v1::ListResponse& list);
+nlohmann::ordered_json json_of(const api::v1::ListMigrationsResponse& list);
+nlohmann::ordered_json json_of(const api::v1::InspectResponse& inspected);
 nlohmann::ordered_json json_of(const api::v1::DoctorResponse& doctor);
 nlohmann::ordered_json json_of(const api::v1::CheckResponse& check);
 nlohmann::ordered_json json_of(const engine::model::MigrationResult& result);
@@ -24,6 +26,11 @@ std::string dump(const nlohmann::ordered_json& json);
 
 std::string table_of(const api::v1::ListResponse& list);
 std::string table_of(const api::v1::DoctorResponse& doctor);
+// What the agent knows of migrations; render_sessions.cc.
+std::string table_of(const api::v1::ListMigrationsResponse& list);
+std::string text_of(const api::v1::InspectResponse& inspected);
+// What was done, or, if it was not confirmed, all that one has to know before one does.
+std::string text_of(const api::v1::ResolveRequest& request, const api::v1::ResolveResponse& resolution);
 // "12:redis fd 7: an inotify instance".
 std::string line_of(const engine::model::Refused& refused);
 

@@ -33,6 +33,7 @@ ordered_json json_of(const api::v1::Container& container) {
                     {"signal", container.exit().signal()},
                     {"at_unix_s", container.exit().at_unix_s()}};
   if (!container.error().empty()) json["error"] = container.error();
+  if (!container.waits_for().empty()) json["waits_for"] = container.waits_for();
   return json;
 }
 
@@ -40,6 +41,51 @@ ordered_json json_of(const api::v1::ListResponse& list) {
   ordered_json json = {{"host", list.host()}, {"containers", ordered_json::array()}};
   for (const api::v1::Container& container : list.containers())
     json["containers"].push_back(json_of(container));
+  return json;
+}
+
+namespace {
+
+ordered_json json_of_migrations(const google::protobuf::RepeatedPtrField<api::v1::Migration>& migrations) {
+  ordered_json json = ordered_json::array();
+  for (const api::v1::Migration& migration : migrations) {
+    if (!migration.unreadable().empty()) {
+      json.push_back({{"unreadable", migration.unreadable()}});
+      continue;
+    }
+    json.push_back({{"session", migration.session()},
+                    {"container", migration.container()},
+                    {"uid", migration.uid()},
+                    {"incarnation", migration.incarnation()},
+                    {"side", migration.side()},
+                    {"peer", migration.peer()},
+                    {"peer_addresses", migration.peer_addresses()},
+                    {"state", migration.state()},
+                    {"meaning", migration.meaning()},
+                    {"begun_unix_s", migration.begun_unix_s()},
+                    {"changed_unix_s", migration.changed_unix_s()},
+                    {"worker_lives", migration.worker_lives()},
+                    {"acknowledged", migration.acknowledged()},
+                    {"waiting", migration.waiting()}});
+  }
+  return json;
+}
+
+}  // namespace
+
+ordered_json json_of(const api::v1::ListMigrationsResponse& list) {
+  return {{"host", list.host()}, {"migrations", json_of_migrations(list.migrations())}};
+}
+
+ordered_json json_of(const api::v1::InspectResponse& inspected) {
+  ordered_json json = {{"host", inspected.host()}, {"container", nullptr}};
+  if (inspected.has_container()) {
+    json["container"] = json_of(inspected.container());
+    json["container"]["uid"] = inspected.uid();
+    json["container"]["incarnation"] = inspected.incarnation();
+    json["container"]["processes"] = inspected.processes();
+  }
+  json["migrations"] = json_of_migrations(inspected.migrations());
   return json;
 }
 

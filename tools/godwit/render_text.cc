@@ -21,6 +21,7 @@ std::string or_dash(const std::string& text) {
 
 std::string state_cell(const api::v1::Container& container) {
   std::string state = state_name(container.state());
+  if (!container.waits_for().empty()) return fmt::format("{} (waits for {})", state, container.waits_for());
   if (!container.has_exit() || container.state() != api::v1::CONTAINER_STATE_STOPPED) return state;
   if (!container.exit().known()) return state + " (?)";
   return fmt::format("{} ({})", state, container.exit().status());

@@ -98,11 +98,14 @@ void declare_options(CLI::App& app, CommandLine& line) {
 
 // Another agent asks this one at the address that it was given: a wildcard would be that agent itself.
 Result<void> check_addresses(engine::KeeperOptions& agent) {
-  const auto is_wildcard = [](const std::string& host) {
-    return host == "0.0.0.0" || host == "::" || host.empty();
+  // As the kernel will understand it: there are many ways to write one.
+  const auto is_wildcard = [](const SocketAddress& address) {
+    const std::string host = host_of(address.get());
+    return host == "0.0.0.0" || host == "::" || host == "::ffff:0.0.0.0";
   };
   GODWIT_ASSIGN(const HostPort listen, parse_host_port(agent.listen));
-  if (agent.advertised.empty() && is_wildcard(listen.host))
+  GODWIT_ASSIGN(const SocketAddress listened, parse_address(listen.host, listen.port));
+  if (agent.advertised.empty() && is_wildcard(listened))
     return refuse(
         "accept --listen", agent.listen,
         "other agents cannot ask this one there; add --advertise ADDR:PORT with an address that they reach");
@@ -112,9 +115,9 @@ Result<void> check_addresses(engine::KeeperOptions& agent) {
     return refuse("accept --advertise", "its addresses", "4 are the most");
   for (const std::string& address : agent.advertised) {
     GODWIT_ASSIGN(const HostPort place, parse_host_port(address));
-    if (is_wildcard(place.host) || place.port == 0)
+    GODWIT_ASSIGN(const SocketAddress advertised, parse_address(place.host, place.port));
+    if (is_wildcard(advertised) || place.port == 0)
       return refuse("accept --advertise", address, "it must be an address that other hosts reach");
-    GODWIT_TRY(parse_address(place.host, place.port));
   }
   return {};
 }

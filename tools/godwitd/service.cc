@@ -64,6 +64,37 @@ void fill_container(const StoredContainer& container, api::v1::Container& messag
   if (container.exit) fill_exit(*container.exit, *message.mutable_exit());
 }
 
+void fill_migration(const engine::SessionView& view, api::v1::Migration& message) {
+  message.set_unreadable(view.unreadable);
+  if (!view.unreadable.empty()) return;
+  const engine::SessionRecord& record = view.record;
+  message.set_session(record.session);
+  message.set_container(record.container);
+  message.set_uid(record.uid);
+  message.set_incarnation(record.incarnation);
+  message.set_side(engine::to_string(record.side));
+  message.set_peer(record.peer_name);
+  for (const std::string& address : record.peer_addresses) message.add_peer_addresses(address);
+  message.set_state(engine::to_string(record.state));
+  message.set_meaning(view.meaning);
+  message.set_begun_unix_s(record.begun_unix_s);
+  message.set_changed_unix_s(record.changed_unix_s);
+  message.set_worker_lives(view.worker_lives);
+  message.set_acknowledged(record.acknowledged);
+  message.set_waiting(engine::waits_for_other_side(record.state));
+}
+
+engine::Resolution resolution_of(api::v1::Resolution resolution) {
+  switch (resolution) {
+    case api::v1::RESOLUTION_RUNS_HERE:
+      return engine::Resolution::kRunsHere;
+    case api::v1::RESOLUTION_GONE:
+      return engine::Resolution::kGone;
+    default:
+      return engine::Resolution::kInvalid;
+  }
+}
+
 StatusCode code_of(DenialKind kind) {
   switch (kind) {
     case DenialKind::kInvalidArgument:
@@ -111,8 +142,11 @@ Status AgentService::Run(ServerContext*, const api::v1::RunRequest* request, api
 
 Status AgentService::List(ServerContext*, const api::v1::ListRequest*, api::v1::ListResponse* response) {
   response->set_host(keeper_.options().name);
-  for (const StoredContainer& container : keeper_.list())
-    fill_container(container, *response->add_containers());
+  for (const StoredContainer& container : keeper_.list()) {
+    api::v1::Container& message = *response->add_containers();
+    fill_container(container, message);
+    message.set_waits_for(keeper_.waits_for(container));
+  }
   return Status::OK;
 }
 
@@ -165,6 +199,45 @@ Status AgentService::Check(ServerContext*, const api::v1::CheckRequest* request,
   auto outcome = keeper_.check(request->id());
   if (outcome) *response->mutable_refusals() = std::move(*outcome->mutable_refusals());
   return status_of(outcome);
+}
+
+Status AgentService::ListMigrations(ServerContext*, const api::v1::ListMigrationsRequest*,
+                                    api::v1::ListMigrationsResponse* response) {
+  response->set_host(keeper_.options().name);
+  const auto migrations = keeper_.migrations();
+  if (migrations)
+    for (const engine::SessionView& view : *migrations) fill_migration(view, *response->add_migrations());
+  return status_of(migrations);
+}
+
+Status AgentService::Inspect(ServerContext*, const api::v1::InspectRequest* request,
+                             api::v1::InspectResponse* response) {
+  const auto view = keeper_.inspect(request->id());
+  if (!view) return status_of(view);
+  response->set_host(keeper_.options().name);
+  if (view->container) {
+    fill_container(*view->container, *response->mutable_container());
+    response->mutable_container()->set_waits_for(keeper_.waits_for(*view->container));
+    response->set_uid(view->container->record.uid());
+    response->set_incarnation(view->container->record.incarnation());
+    response->set_processes(engine::to_string(view->copy));
+  }
+  for (const engine::SessionView& session : view->sessions)
+    fill_migration(session, *response->add_migrations());
+  return Status::OK;
+}
+
+Status AgentService::Resolve(ServerContext*, const api::v1::ResolveRequest* request,
+                             api::v1::ResolveResponse* response) {
+  const auto view = keeper_.resolve(request->id(), resolution_of(request->resolution()), request->peer());
+  if (view) {
+    response->set_done(view->done);
+    response->set_peer(view->peer);
+    response->set_known(view->known);
+    response->set_plan(view->plan);
+    response->set_risk(view->risk);
+  }
+  return status_of(view);
 }
 
 Status AgentService::Doctor(ServerContext*, const api::v1::DoctorRequest*,

@@ -26,6 +26,12 @@ class AgentService final : public api::v1::Agent::Service {
                        grpc::ServerWriter<engine::model::MigrationEvent>* writer) override;
   grpc::Status Check(grpc::ServerContext* context, const api::v1::CheckRequest* request,
                      api::v1::CheckResponse* response) override;
+  grpc::Status ListMigrations(grpc::ServerContext* context, const api::v1::ListMigrationsRequest* request,
+                              api::v1::ListMigrationsResponse* response) override;
+  grpc::Status Inspect(grpc::ServerContext* context, const api::v1::InspectRequest* request,
+                       api::v1::InspectResponse* response) override;
+  grpc::Status Resolve(grpc::ServerContext* context, const api::v1::ResolveRequest* request,
+                       api::v1::ResolveResponse* response) override;
   grpc::Status Doctor(grpc::ServerContext* context, const api::v1::DoctorRequest* request,
                       api::v1::DoctorResponse* response) override;
 

@@ -270,6 +270,21 @@ class AgentTest(unittest.TestCase):
         self.assertEqual(second.returncode, 1)
         self.assertRegex(second.stderr, "another godwitd uses this root")
 
+    def test_addresses_that_no_other_agent_reaches(self):
+        program = self.agent_program().parents[1] / "godwitd/godwitd"
+        common = [program, "--name", "second", "--root", self.lab.directory / "second", "--api",
+                  f"unix:{self.lab.directory}/second.sock", "--listen"]
+        for listen in ("0.0.0.0:7100", "0:7100", "[::]:7100", "[0::0]:7100", "[::ffff:0.0.0.0]:7100"):
+            with self.subTest(listen=listen):
+                done = subprocess.run([*common, listen], capture_output=True, text=True, timeout=20)
+                self.assertEqual(done.returncode, USAGE, done.stderr)
+                self.assertRegex(done.stderr, r"^godwitd: accept --listen .* add --advertise ADDR:PORT.*\n\Z")
+                done = subprocess.run([*common, "10.77.0.1:0", "--advertise", listen], capture_output=True, text=True,
+                                      timeout=20)
+                self.assertEqual(done.returncode, USAGE, done.stderr)
+                self.assertRegex(done.stderr, r"^godwitd: accept --advertise .* other hosts reach\n\Z")
+        self.assertFalse((self.lab.directory / "second").exists())
+
     def test_strangers_at_the_control_port(self):
         for data in (b"GET / HTTP/1.0\r\n\r\n", b"\0\0\0\0", b"\xff" * 64, b""):
             code = f"import socket; s = socket.create_connection(('10.77.0.1', 7100)); s.sendall({data!r}); s.close()"
@@ -278,7 +293,8 @@ class AgentTest(unittest.TestCase):
         self.assertEqual(self.state(), "running")
 
     def test_help_and_doctor(self):
-        for command in ("run", "ps", "stop", "rm", "logs", "exec", "migrate", "check", "doctor"):
+        for command in ("run", "ps", "stop", "rm", "logs", "exec", "migrate", "check", "migrations", "inspect",
+                        "resolve", "doctor"):
             told = self.agent.cli(command, "--help").stdout
             self.assertRegex(told, "Examples:")
             self.assertRegex(told, "Exit status:")
