@@ -67,11 +67,21 @@ Result<ControlMessage> Peer::receive() {
   return receive_next();
 }
 
-Result<ControlMessage> Peer::receive_next() {
+Result<ControlMessage> Peer::receive_or_abort() {
+  if (auto ahead = std::exchange(ahead_, std::nullopt)) return *std::move(ahead);
+  return receive_as_sent();
+}
+
+Result<ControlMessage> Peer::receive_as_sent() {
   GODWIT_TRY(wait_readable());
   ControlMessage message;
   auto received = receive_message(socket_.get(), message, deadline_ns_);
   if (!received) return fail("receive a message from", name_, received.error().code, received.error().hint);
+  return message;
+}
+
+Result<ControlMessage> Peer::receive_next() {
+  GODWIT_ASSIGN(ControlMessage message, receive_as_sent());
   if (message.has_abort()) return refuse("migrate with", name_, "it gave up: " + message.abort().why());
   if (message.has_refusal()) return refuse("prepare", name_, message.refusal().why());
   return message;

@@ -32,6 +32,9 @@ class Peer {
   // that carries the peer's words.
   Result<model::ControlMessage> expect(model::ControlMessage::MessageCase wanted);
   Result<model::ControlMessage> receive();
+  // The same, but an Abort is a message like others: for who has to tell it from everything else that ends a
+  // wait.
+  Result<model::ControlMessage> receive_or_abort();
   // Without waiting: an error if the peer, the agent or the deadline has ended the session, or a message has
   // come.
   Result<void> check();
@@ -46,6 +49,7 @@ class Peer {
  private:
   Result<void> wait_readable();
   Result<model::ControlMessage> receive_next();
+  Result<model::ControlMessage> receive_as_sent();
   Result<std::optional<model::ControlMessage>> receive_present();
   Result<void> ask_interrupts(bool& socket_readable, int timeout_ms);
 

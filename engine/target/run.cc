@@ -20,7 +20,6 @@ Result<TargetSession::State> TargetSession::held() {
   ControlMessage ready;
   ready.mutable_ready();
   promised_ = true;
-  source_.ignore_interrupts();
   Result<Evidence> evidence = Evidence::kSilence;
   if (auto sent = source_.send(ready); sent)
     evidence = await_decision();
@@ -38,15 +37,17 @@ Result<TargetSession::State> TargetSession::held() {
 }
 
 Result<Evidence> TargetSession::await_decision() {
-  auto message = source_.receive();
-  // The source has given up before it decided, and says so.
-  if (!message && message.error().code == 0) return Evidence::kAborted;
+  auto message = source_.receive_or_abort();
+  // The source has given up before it decided, and says so. Everything else that ends the wait is no
+  // evidence.
+  if (message && message->has_abort()) return Evidence::kAborted;
   if (!message) return std::unexpected(std::move(message).error());
   if (message->has_commit()) return Evidence::kCommitted;
   return fail("await the decision of", source_.name(), EPROTO, "it sent something else");
 }
 
 Result<TargetSession::State> TargetSession::follow(const Move& move) {
+  source_.ignore_interrupts();
   if (move.order == Order::kLetRun) {
     if (auto at = faults_.at_step("target.committed", deadline_ns_); !at)
       spdlog::warn("{}", at.error().to_string());
