@@ -9,7 +9,7 @@ namespace godwit::engine {
 namespace {
 
 constexpr const char* kOperation = "resolve";
-constexpr auto kEndPatience = std::chrono::seconds(30);
+constexpr auto kCarriedOutIn = std::chrono::seconds(30);
 
 std::unexpected<Denial> deny_now(const std::string& id, std::string why) {
   return deny(DenialKind::kFailedPrecondition, kOperation, id, std::move(why));
@@ -60,7 +60,7 @@ Reply<SessionState> Settlement::await_resolution(const StoredContainer& containe
     if (const auto found = cases_.find(id); found != cases_.end()) {
       const std::shared_ptr<Case> matter = found->second;
       matter->resolution = resolution;
-      if (!changed_.wait_for(lock, kEndPatience, [&] { return matter->over; }))
+      if (!changed_.wait_for(lock, kCarriedOutIn, [&] { return matter->over; }))
         return deny(DenialKind::kInternal, kOperation, id,
                     "it is not carried out yet, and goes on (see the agent's log, and godwit inspect)");
     }

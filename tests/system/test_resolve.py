@@ -164,7 +164,7 @@ class Resolve(LabCase):
         agent.start()
         self.assertTrue(self.json("a", "migrations")["migrations"][0]["worker_lives"])
         self.resolve("a", "--runs-here")
-        self.assertRaises(ProcessLookupError, os.kill, worker, 0)
+        self.assertFalse(self.json("a", "migrations")["migrations"][0]["worker_lives"])
         self.assert_client_lost_nothing()
 
     def test_target_lets_it_run_without_its_source(self):
@@ -208,24 +208,6 @@ class Resolve(LabCase):
         self.assertRegex(self.cli("a", "migrations"), r"unreadable: .*0123\.source: it is not of a form")
         self.assertRegex(self.json("a", "migrations")["migrations"][0]["unreadable"], r"0123\.source")
         self.assertRegex(self.cli("a", "inspect", "redis"), r"unreadable: .*0123\.source")
-
-
-class Advertised(LabCase):
-    """Agents that listen at all addresses of their hosts find each other at what they advertise."""
-
-    def test_after_a_cut_behind_the_decision(self):
-        for host, agent in self.lab.agents.items():
-            agent.stop()
-            agent.listen, agent.options = "0.0.0.0:7100", ["--advertise", agent.address]
-            agent.start("source.committed:cut" if host == "a" else None)
-        self.lab.run("redis", "redis", ADDRESS)
-        client = self.lab.redis_client(ADDRESS, rate=500, preload=4 << 20, load=500)
-        self.assertTrue(self.lab.migrate("redis")["succeeded"])
-        self.assertEqual(self.lab.agents["b"].containers()["redis"]["state"], "running")
-        total = client.finish()
-        self.assertEqual((total["wrong"], total["lost"]), (0, 0))
-        # And back, without a fault.
-        self.assertTrue(self.lab.migrate("redis", "--verify")["verified"])
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ class AgentTest(unittest.TestCase):
 
     def test_a_root_has_one_agent(self):
         second = subprocess.run([self.agent_program().parents[1] / "godwitd/godwitd", "--name", "second", "--root",
-                                 self.agent.root, "--listen", "127.0.0.1:7199", "--api",
+                                 self.agent.root, "--listen", "127.0.0.1:7100", "--api",
                                  f"unix:{self.lab.directory}/second.sock"], capture_output=True, text=True, timeout=20)
         self.assertEqual(second.returncode, 1)
         self.assertRegex(second.stderr, "another godwitd uses this root")
