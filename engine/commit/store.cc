@@ -26,6 +26,8 @@ constexpr off_t kWorking = 1;
 constexpr size_t kDirectAlignment = 4096;  // of memory and lengths, on every disk there is
 constexpr int64_t kDay = 86'400;
 constexpr int64_t kKeptAcknowledgedS = 7 * kDay;
+constexpr size_t kKeptAcknowledged =
+    256;  // of a host that migrates all the time: they are all read at each arrival
 constexpr int64_t kKeptS = 90 * kDay;
 // A change takes a flush: a slow disk takes seconds for one.
 constexpr int64_t kChangePatienceNs = 10'000'000'000;
@@ -285,9 +287,13 @@ Result<void> SessionStore::remember_incarnation(const std::string& uid, uint64_t
 }
 
 Result<void> SessionStore::prune(int64_t now_unix_s) const {
-  GODWIT_ASSIGN(const auto records, list([](const Error&) {}));
+  GODWIT_ASSIGN(auto records, list([](const Error&) {}));
+  std::ranges::sort(records, std::greater{}, &SessionRecord::changed_unix_s);
+  size_t acknowledged = 0;
   for (const SessionRecord& record : records) {
-    if (!is_over(record, now_unix_s)) continue;
+    const bool one_too_many =
+        is_final(record.state) && record.acknowledged && ++acknowledged > kKeptAcknowledged;
+    if (!one_too_many && !is_over(record, now_unix_s)) continue;
     const bool ran = record.side == Side::kSource || record.state == SessionState::kRunning;
     if (ran && !record.uid.empty()) GODWIT_TRY(remember_incarnation(record.uid, incarnation_in(record)));
     GODWIT_TRY(remove(record.session, record.side));

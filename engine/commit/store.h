@@ -81,8 +81,8 @@ class SessionStore {
   [[nodiscard]] Result<uint64_t> highest_incarnation(const std::string& uid) const;
   // Durable; a lower one than is known changes nothing.
   Result<void> remember_incarnation(const std::string& uid, uint64_t incarnation) const;
-  // Forgets the records of sessions that ended long ago, at both sides as far as that is known. What they say
-  // of incarnations is remembered.
+  // Forgets the records of sessions that ended long ago, at both sides as far as that is known; of those that
+  // both sides know the end of, the newest 256 stay at most. What they say of incarnations is remembered.
   Result<void> prune(int64_t now_unix_s) const;
 
  private:

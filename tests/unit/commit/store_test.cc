@@ -194,6 +194,23 @@ TEST_F(StoreTest, IncarnationsOutliveTheirRecords) {
   EXPECT_EQ(*store_->highest_incarnation(kUid), 4U);
 }
 
+// Records are read at each arrival: a host that migrates all the time must not become slower with the days.
+TEST_F(StoreTest, OfMuchMigratedHostsTheNewestStay) {
+  for (int i = 0; i < 300; ++i) {
+    auto file = store_->create(record("s" + std::to_string(i), Side::kTarget));
+    ASSERT_TRUE(file);
+    ASSERT_TRUE(file->advance(SessionState::kRunning));
+    if (i == 7) continue;  // of this one the other side has not heard
+    ASSERT_TRUE(file->acknowledge());
+  }
+  ASSERT_TRUE(store_->prune(std::time(nullptr)));
+  const auto left = store_->list([](const Error& error) { ADD_FAILURE() << error.to_string(); });
+  ASSERT_TRUE(left);
+  EXPECT_EQ(left->size(), 257U);
+  EXPECT_TRUE(store_->read("s7", Side::kTarget));
+  EXPECT_EQ(*store_->highest_incarnation(kUid), 4U);
+}
+
 // Until the other side has heard of it there is nothing else that could tell.
 TEST_F(StoreTest, WhatNobodyHasAcknowledgedStays) {
   {
