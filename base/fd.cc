@@ -5,7 +5,6 @@
 #include <cstdio>
 
 namespace godwit {
-namespace {
 
 Result<void> write_all(int fd, std::string_view text, const std::string& name) {
   while (!text.empty()) {
@@ -16,8 +15,6 @@ Result<void> write_all(int fd, std::string_view text, const std::string& name) {
   }
   return {};
 }
-
-}  // namespace
 
 Result<Fd> open_file(const std::string& path, int flags, unsigned mode) {
   return open_file_at(AT_FDCWD, path, flags, mode);

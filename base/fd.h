@@ -46,6 +46,8 @@ class Fd {
 [[nodiscard]] Result<std::string> read_file(const std::string& path, size_t bytes_max = size_t{64} << 20);
 [[nodiscard]] Result<std::string> read_all(int fd, const std::string& name,
                                            size_t bytes_max = size_t{64} << 20);
+// All of it, from where the file stands; `name` is for the message.
+[[nodiscard]] Result<void> write_all(int fd, std::string_view text, const std::string& name);
 // Writes a whole file. The second one replaces it atomically and survives a crash (fsync, rename).
 [[nodiscard]] Result<void> write_file(const std::string& path, std::string_view text);
 [[nodiscard]] Result<void> replace_file_durably(const std::string& path, std::string_view text,

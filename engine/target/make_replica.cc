@@ -91,6 +91,7 @@ Result<void> TargetSession::make_container() {
   std::error_code error;
   std::filesystem::create_directories(paths_.directory, error);
   if (error) return fail("make the directory", paths_.directory, error.value());
+  GODWIT_ASSIGN(plan_, open_file(paths_.plan, O_WRONLY | O_CREAT | O_TRUNC, 0600));
   auto networking = timeline_.phase("prepare/network");
   GODWIT_ASSIGN(attachment_, network_.attach(network_spec(), true));
   GODWIT_ASSIGN(delivery_, runtime::FrameDelivery::open(*attachment_));

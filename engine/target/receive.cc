@@ -123,7 +123,7 @@ Result<TargetSession::State> TargetSession::frozen() {
   GODWIT_TRY(complete_replica(complete.snapshot()));
   const auto holding = timeline_.phase("cutover/hold");
   // For whoever lets the replica run if this process dies. It lives no longer than the kernel does: no flush.
-  GODWIT_TRY(write_file(paths_.plan, replica_->after_commit().SerializeAsString()));
+  GODWIT_TRY(write_all(plan_.get(), replica_->after_commit().SerializeAsString(), paths_.plan));
   GODWIT_TRY(freezer_->freeze());
   GODWIT_TRY(may_run_.get());
   GODWIT_TRY(faults_.at_step("target.may-run", deadline_ns_));

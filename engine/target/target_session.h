@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "engine/commit/machine.h"
 #include "engine/commit/store.h"
@@ -107,6 +108,7 @@ class TargetSession {
   runtime::Network network_;
   std::optional<runtime::Attachment> attachment_;
   bool container_made_ = false;
+  Fd plan_;  // what is left to do after the decision, to be written in the cutover
   std::optional<runtime::Freezer> freezer_;
   std::string oom_kills_path_;
   std::optional<runtime::Port> port_;

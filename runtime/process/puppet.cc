@@ -121,8 +121,9 @@ Result<void> Puppet::leave_restartable_sequence() {
   return {};
 }
 
-Result<void> Puppet::settle_together(std::span<Puppet* const> puppets) {
-  for (Puppet* one : puppets) {
+// To drop a scratch ends in such a stop too: meanwhile the others are on their way to theirs.
+Result<void> Puppet::settle_together(std::span<Puppet* const> leaders, std::span<Puppet* const> others) {
+  for (Puppet* one : others) {
     uint64_t signal = 0;
     if (!one->held_signals_.empty() &&
         trace(PTRACE_SETSIGINFO, one->tid_, 0, &one->held_signals_.front()) == 0)
@@ -132,7 +133,8 @@ Result<void> Puppet::settle_together(std::span<Puppet* const> puppets) {
       return fail("interrupt", one->name());
     one->stopped_ = false;
   }
-  for (Puppet* one : puppets) GODWIT_TRY(one->wait_stopped());
+  for (Puppet* one : leaders) GODWIT_TRY(one->drop_scratch());
+  for (Puppet* one : others) GODWIT_TRY(one->wait_stopped());
   return {};
 }
 

@@ -208,7 +208,8 @@ class Puppet {
 
   // Brings stopped threads, at the same time, to a stop that leaves nothing behind if the tracer dies: a stop
   // at the delivery of a signal, as run() ends with, would then deliver that signal (ptrace(2)).
-  static Result<void> settle_together(std::span<Puppet* const> puppets);
+  // `leaders` drop their process's scratch on the way; `others` run no more batches.
+  static Result<void> settle_together(std::span<Puppet* const> leaders, std::span<Puppet* const> others);
 
   // PTRACE_O_EXITKILL on or off: whether the puppet dies with this tracer.
   Result<void> kill_with_tracer(bool on);

@@ -34,7 +34,7 @@ done:
         mov     %eax, %edi
         mov     $23, %esi               # SIGURG
         mov     $200, %eax              # tkill
-        syscall
+        syscall                         # also used by itself: Puppet::find_syscall_instruction()
 godwit_scratch_done:                    # a tracer takes over here
         mov     $15, %eax               # rt_sigreturn
         syscall

@@ -139,7 +139,6 @@ class Lab:
 
     def __init__(self, name=None, faults=None, hosts=HOSTS, disks=False, build=BUILD):
         """`disks`: the --root of each agent is a disk.Disk."""
-        self.build = pathlib.Path(build)  # of the product; the clients are always this one's
         self.name = name or f"gw{os.getpid()}"
         self.build = pathlib.Path(build)  # of the product; the clients are always this one's
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"godwit-{self.name}-"))

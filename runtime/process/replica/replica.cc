@@ -50,7 +50,7 @@ class ProcessReplica final : public Replica {
   Result<void> complete_threads(const model::Snapshot& snapshot);
   [[nodiscard]] Result<CallBatch> completion_of(const model::Process& wanted,
                                                 const model::Thread& thread) const;
-  Result<void> become(Member& member, const model::Process& wanted);
+  Result<void> become(const model::Snapshot& snapshot);
   // After a failure nobody knows what the processes are like: only destroy() is left.
   Result<void> note(Result<void> outcome);
 
@@ -124,9 +124,7 @@ Result<void> ProcessReplica::complete(const model::Snapshot& snapshot) {
   for (const auto& member : members_) processes.push_back(member->process());
   GODWIT_TRY(descriptors_->complete(snapshot, processes));
   GODWIT_TRY(complete_threads(snapshot));
-  for (const model::Process& process : snapshot.processes())
-    GODWIT_TRY(become(*find_member(members_, process.pid()), process));
-  return {};
+  return become(snapshot);
 }
 
 namespace {
@@ -183,15 +181,17 @@ Result<CallBatch> ProcessReplica::completion_of(const model::Process& wanted,
   return batch;
 }
 
-// No more calls from here on: the scratch goes, on the way to the registers that stay. All threads end in a
+// No more calls from here on: the scratches go, on the way to the registers that stay. All threads end in a
 // stop that they leave as if it had never been, whoever lets them go.
-Result<void> ProcessReplica::become(Member& member, const model::Process& wanted) {
-  for (const MemberThread& thread : member.threads)
-    GODWIT_TRY(set_registers(*thread.puppet, wanted, *find_thread(wanted, thread.tid), facts_));
-  GODWIT_TRY(member.leader().drop_scratch());
-  std::vector<Puppet*> others;
-  for (size_t i = 1; i < member.threads.size(); ++i) others.push_back(member.threads[i].puppet.get());
-  return Puppet::settle_together(others);
+Result<void> ProcessReplica::become(const model::Snapshot& snapshot) {
+  std::vector<Puppet*> leaders, others;
+  for (const model::Process& process : snapshot.processes()) {
+    for (const MemberThread& thread : find_member(members_, process.pid())->threads) {
+      GODWIT_TRY(set_registers(*thread.puppet, process, *find_thread(process, thread.tid), facts_));
+      (thread.tid == process.pid() ? leaders : others).push_back(thread.puppet.get());
+    }
+  }
+  return Puppet::settle_together(leaders, others);
 }
 
 Result<pid_t> ProcessReplica::host_pid(uint32_t container_pid) const {
