@@ -53,6 +53,8 @@ Result<TargetSession::State> TargetSession::step(State state) {
 
 Result<void> TargetSession::run() {
   adopt_pace(Pace::kBrisk);
+  // It mostly waits for the disk, and whenever it is asked a container stands still.
+  scribe_.run<bool>([] { return adopt_pace(Pace::kUrgent), true; }).get();
   State state = State::kGreet;
   while (state != State::kEnded) {
     auto next = step(state);
