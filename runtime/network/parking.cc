@@ -88,7 +88,8 @@ class BpfParkingLot final : public ParkingLot {
   }
 
   Result<void> attach(int state_map, IngressMethod method);
-  Result<void> park() override;
+  Result<void> park() override { return park_in(ParkMode::kParked); }
+  Result<void> park_ingress() override { return park_in(ParkMode::kIngressParked); }
   Result<void> seal() override;
   Result<void> unpark(const std::vector<std::vector<std::byte>>& unsent) override;
   Result<void> forward_elsewhere() override;
@@ -102,6 +103,7 @@ class BpfParkingLot final : public ParkingLot {
   }
 
  private:
+  Result<void> park_in(ParkMode mode);
   Result<std::span<const std::byte>> read_any();
   [[nodiscard]] bool for_container(std::span<const std::byte> frame) const;
   [[nodiscard]] Result<void> inject(std::span<const std::byte> frame) const;
@@ -156,8 +158,8 @@ Result<void> BpfParkingLot::attach(int state_map, IngressMethod method) {
   });
 }
 
-Result<void> BpfParkingLot::park() {
-  state_.set_mode(ParkMode::kParked);
+Result<void> BpfParkingLot::park_in(ParkMode mode) {
+  state_.set_mode(mode);
   auto waited = wait_for_packet_processing();
   if (!waited) (void)unpark({});
   return waited;

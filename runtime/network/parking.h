@@ -17,16 +17,22 @@
 // when the socket's lock is released, so by the first getsockopt(2) on it.) Fragments of a datagram whose
 // other fragments came before park() are lost; TCP sends none, and UDP may lose.
 //
+// Nor does any frame leave. The frozen container's kernel still has timers: one that sends what was not sent
+// yet when its socket was read would bring the peer ahead of the replica, which takes no acknowledgement of
+// what it has not sent (RFC 9293, 3.10.7.4), and the connection would stand still for ever. What is kept in
+// is sent again, by TCP's own means.
+//
 // The programs and the word belong to the interfaces (runtime/network/ingress_filter.h). If this process
 // dies, at whatever moment and whoever else dies with it, they stay as they are: from park() on no frame gets
-// into the container, and from seal() on none leaves it, until the agent says which way it ends
+// into the container and none leaves it, until the agent says which way it ends
 // (runtime/network/leftovers.h). Only what is collected ends with the process: the tap goes, and frames are
 // dropped.
 //
 // At the target deliver() sends a frame out of the host interface of the attachment, straight to the
 // container, past the bridge (so that the bridge does not learn the client's address on the wrong port).
-// Packets that reach the target directly may overtake those delivered. Where the strict order matters, park
-// at the target too before the port is opened there, and unpark() with the frames of the source.
+// Packets that reach the target directly may overtake those delivered. Where the strict order matters,
+// park_ingress() at the target too before the port is opened there, and unpark() with the frames of the
+// source.
 #pragma once
 
 #include <cstddef>
@@ -46,7 +52,7 @@ namespace godwit::runtime {
 struct ParkingStatistics {
   uint64_t parked = 0;       // frames taken from the container's way (segments of a large frame count each)
   uint64_t read = 0;         // frames that came out of the tap
-  uint64_t dropped_own = 0;  // frames of the container that seal() kept in
+  uint64_t dropped_own = 0;  // frames of the container that were kept in
   bool order_given_up = false;  // by an unpark()
 };
 
@@ -61,10 +67,12 @@ class ParkingLot {
   // Removes the tap. Unparks and removes the programs, but not of a sealed lot: its programs stay as after a
   // death.
   virtual ~ParkingLot() = default;
-  // After it no frame gets into the container's network stack. Tens of microseconds.
+  // After it no frame gets into the container's network stack, and none out of it. Tens of microseconds.
   virtual Result<void> park() = 0;
-  // The container's own frames are stopped too: called at the commit, before it is let go. One store, which
-  // cannot fail; refused only if not parked. Outlives this object and process.
+  // The same, but own frames pass: for a target, which announces itself.
+  virtual Result<void> park_ingress() = 0;
+  // For good, whatever becomes of this object and process: called at the commit, before the container is let
+  // go. One store, which cannot fail; refused only if not parked.
   virtual Result<void> seal() = 0;
   // The migration failed: back to normal, `unsent` frames are delivered locally first, then what is still
   // parked, in order; packets that come meanwhile queue behind. Under a stream that keeps pace with that,

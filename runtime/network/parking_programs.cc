@@ -90,7 +90,7 @@ Result<Fd> container_program(int map, const ParkInterfaces& interfaces) {
   code.jump_if(kJumpEqual, 1, 0, kInjectedMark, injected);
   code.load(BPF_W, 1, kState, offsetof(ParkState, mode));
   code.jump_if(kJumpEqual, 1, 0, static_cast<int32_t>(ParkMode::kOpen), pass);
-  code.jump_if(kJumpEqual, 1, 0, static_cast<int32_t>(ParkMode::kParked), bounce);
+  code.jump_if(kJumpNotEqual, 1, 0, static_cast<int32_t>(ParkMode::kDraining), bounce);
   code.load(BPF_DW, 2, kState, offsetof(ParkState, parked));
   code.load(BPF_DW, 3, kState, offsetof(ParkState, released));
   code.jump_if(BPF_JMP | BPF_JLE | BPF_X, 2, 3, 0, pass);
@@ -119,6 +119,7 @@ Result<Fd> host_program(int map, const ParkInterfaces& interfaces) {
   Assembler code;
   const auto pass = code.label();
   const auto bounced = code.label();
+  const auto keep_in = code.label();
   code.copy(kPacket, 1);
   code.load_state(kState, map);
   code.load(BPF_W, 1, kState, offsetof(ParkState, mode));
@@ -132,8 +133,11 @@ Result<Fd> host_program(int map, const ParkInterfaces& interfaces) {
   code.load(BPF_H, 5, 2, kSourceOffset + sizeof mac_begin);
   code.jump_if(BPF_JMP32 | BPF_JNE | BPF_K, 4, 0, static_cast<int32_t>(mac_begin), bounced);
   code.jump_if(BPF_JMP32 | BPF_JNE | BPF_K, 5, 0, mac_end, bounced);
+  code.load(BPF_W, 1, kState, offsetof(ParkState, mode));
+  code.jump_if(kJumpEqual, 1, 0, static_cast<int32_t>(ParkMode::kParked), keep_in);
   code.load(BPF_W, 1, kState, offsetof(ParkState, sealed));
   code.jump_if(kJumpEqual, 1, 0, 0, pass);
+  code.place(keep_in);
   code.set(1, 1);
   code.atomic_add(kState, offsetof(ParkState, dropped_own), 1);
   code.leave_with(kIngressDrop);

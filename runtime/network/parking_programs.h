@@ -15,6 +15,7 @@ enum class ParkMode : uint32_t {
   kParked = 1,
   // Frames are still parked while earlier ones wait to be put back, and pass as soon as none does.
   kDraining = 2,
+  kIngressParked = 3,  // what comes in, but not what goes out
 };
 
 // Layout known to the programs; written by both sides without locks, each field by one side.

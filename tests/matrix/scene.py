@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import cells
 import leaks
+import network_state
 import strikes
 from commands import LabError
 from counting import Counter, Watch, listing
@@ -120,7 +121,7 @@ class Scene:
 
     def _bring_to_step(self, cell):
         self.origin = self.counter.where
-        self.lost_host, self.standing = None, None
+        self.lost_host, self.standing, self.network_state = None, None, ""
         self.watch.continues = False
         for host, agent in self.lab.agents.items():
             agent.stop()
@@ -236,6 +237,7 @@ class Scene:
         outcome.client_silence_s = max(outcome.client_silence_s, self.counter.client.ask()["silence_s"])
         if fault:
             outcome.failures.append(f"CONNECTION {fault}")
+            self.network_state = network_state.describe(self.lab, self.counter)
             self.counter.connect()
 
     def _judge_leaks(self, outcome, place):
@@ -274,7 +276,7 @@ class Scene:
                 file.seek(self.marks[host])
                 side = "source" if host == self.origin else "target"
                 text += f"--- agent {host}, the {side}\n{file.read().decode(errors='replace')}\n"
-        return text
+        return text + self.network_state
 
 
 def run_migration(lab, counter, source, target):

@@ -99,7 +99,7 @@ TEST_P(Parking, EveryDatagramArrivesOnceAndInOrderAcrossAMove) {
   receive_numbers(*source_socket, 20, numbers);
   EXPECT_EQ(numbers.size(), at_source) << "a datagram reached the container after park()";
 
-  ASSERT_OK(timed("park at the target", "b", [&] { return (*target_lot)->park(); }));
+  ASSERT_OK(timed("park at the target", "b", [&] { return (*target_lot)->park_ingress(); }));
   ASSERT_OK(timed("seal", "a", [&] { return (*source_lot)->seal(); }));
   ASSERT_OK(timed("open_port", "b", [&] { return open_port(*target); }));
   ASSERT_OK(announce(*target));
@@ -276,6 +276,26 @@ TEST_P(Parking, ABulkTcpStreamLosesNothing) {
   // which TCP undoes, but no timer may have had to help.
   EXPECT_EQ(counted.parked, counted.read);
   EXPECT_EQ(info.tcpi_backoff, 0U);
+}
+
+// What a frozen container's kernel sends after its sockets were read, the peer would know and the replica
+// not.
+TEST_P(Parking, NothingLeavesAParkedContainer) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  auto pair = connect_tcp(attachment->network_namespace, place("client"));
+  ASSERT_OK(pair);
+  ASSERT_OK(on("a", [&] { return (*lot)->park(); }));
+  ASSERT_EQ(::send(pair->server.get(), "late", 4, 0), 4);
+  pollfd wait{.fd = pair->client.get(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(::poll(&wait, 1, 500), 0) << "a segment left the container";
+  EXPECT_GT((*lot)->statistics().dropped_own, 0U);
+  ASSERT_OK(on("a", [&] { return (*lot)->unpark({}); }));
+  ASSERT_EQ(::poll(&wait, 1, 30'000), 1) << "it was never sent again";
+  std::array<char, 8> received{};
+  EXPECT_EQ(::recv(pair->client.get(), received.data(), received.size(), 0), 4);
 }
 
 INSTANTIATE_TEST_SUITE_P(EachMethod, Parking, ::testing::Values(IngressMethod::kTcx, IngressMethod::kClassic),
