@@ -5,7 +5,9 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/identifier.h"
@@ -28,6 +30,8 @@ namespace godwit::engine {
 namespace {
 // A migration that is cancelled has to thaw its container, or to finish its commit.
 constexpr auto kWorkersEndIn = std::chrono::seconds(10);
+// For so long may two of one container run after a wrong resolution, once their hosts see each other.
+constexpr auto kTidyEvery = std::chrono::seconds(60);
 }  // namespace
 
 Keeper::Keeper(KeeperOptions options)
@@ -68,6 +72,10 @@ Result<void> Keeper::start() {
       .inquiry = [this](Fd connection, const std::string& peer,
                         const model::Inquiry& inquiry) { answer(std::move(connection), peer, inquiry); }};
   GODWIT_ASSIGN(listener_, ControlListener::start(host_->options.listen, servants, {}));
+  // Nobody joins it: it asks other agents, and has nothing to put in order.
+  std::thread([this] {
+    for (;; std::this_thread::sleep_for(kTidyEvery)) settlement_->tidy();
+  }).detach();
   return {};
 }
 
