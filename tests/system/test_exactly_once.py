@@ -1,4 +1,4 @@
-"""A container runs at exactly one host, always: twelve ways in which that was once not so, each on the product itself.
+"""A container runs at exactly one host, always: thirteen ways in which that was once not so, each on the product itself.
 
 The container counts into a log that all hosts share: a number twice means that two copies ran. The kernel is asked all
 the time whether one runs at two hosts.
@@ -10,7 +10,7 @@ import subprocess
 import time
 import unittest
 
-from base import BUILD, Lab, wait_for
+from base import BUILD, Lab, LabError, wait_for
 
 from counting import Counter, Watch, listing
 from lab import PATIENCE_S
@@ -371,6 +371,23 @@ class ExactlyOnce(unittest.TestCase):
         self.resolve_wrongly("a", self.lab.agents["b"].address)
         wait_for(lambda: sorted(self.counter.hosts_running()) == ["a", "b"], "two of it", SETTLE_S)
         self.assert_fenced("b", "a")
+
+    # 13: an agent that starts under another name finds no cgroup of its containers
+
+    def test_13_another_name(self):
+        self.make(faults={"a": "source.pages:stop"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        agent = self.lab.agents["a"]
+        agent.kill()
+        os.kill(worker, signal.SIGKILL)
+        name, agent.name = agent.name, "another"
+        with self.assertRaisesRegex(LabError, f"start as another: .*--name {name}"):
+            agent.start()
+        agent.name = name
+        agent.start()
+        self.assert_settles("a")
+        self.assert_connected()
 
 
 if __name__ == "__main__":
