@@ -1,4 +1,4 @@
-"""A container runs at exactly one host, always: thirteen ways in which that was once not so, each on the product itself.
+"""A container runs at exactly one host, always: fourteen ways in which that was once not so, each on the product itself.
 
 The container counts into a log that all hosts share: a number twice means that two copies ran. The kernel is asked all
 the time whether one runs at two hosts.
@@ -387,6 +387,18 @@ class ExactlyOnce(unittest.TestCase):
         agent.name = name
         agent.start()
         self.assert_settles("a")
+        self.assert_connected()
+
+    # 14: one damaged record keeps an agent from answering for others
+
+    def test_14_a_damaged_record_beside(self):
+        self.make(faults={"a": f"{DECIDED}:stop"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        (self.lab.agents["b"].root / "sessions/0123.target").write_bytes(b"x" * 1000)
+        os.kill(worker, signal.SIGKILL)
+        self.assert_settles("b")
+        wait_for(lambda: not listing(self.lab)["a"], "a to forget it", SETTLE_S)
         self.assert_connected()
 
 
