@@ -54,6 +54,9 @@ Result<SessionRecord> record_asked_for(const model::Inquiry& inquiry, Side side,
 Result<Evidence> evidence_for(const model::Inquiry& inquiry, Side side, bool worker_lives, SessionState state,
                               const SessionStore& sessions) {
   if (side == Side::kSource) return source_evidence(state, worker_lives);
+  // Says all by itself. To find the highest incarnation takes reading all records, which may be many, or
+  // damaged.
+  if (state == SessionState::kRunning) return target_evidence(state, inquiry.incarnation(), 0);
   GODWIT_ASSIGN(const uint64_t highest, sessions.highest_incarnation(inquiry.uid()));
   return target_evidence(state, inquiry.incarnation(), highest);
 }

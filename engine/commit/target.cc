@@ -40,7 +40,7 @@ Move may_run(Copy copy, Evidence source) {
 Move armed(Copy copy, Evidence source) {
   switch (copy) {
     case Copy::kRuns:
-      return {.before = {}, .order = Order::kTakeOver, .after = SessionState::kRunning};
+      return {.before = SessionState::kRunning, .order = Order::kTakeOver, .after = {}};
     case Copy::kHeld:
       return held(source, {});
     case Copy::kGoneUnrun:

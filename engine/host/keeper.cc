@@ -1,11 +1,14 @@
 #include "engine/host/keeper.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/identifier.h"
@@ -28,6 +31,23 @@ namespace godwit::engine {
 namespace {
 // A migration that is cancelled has to thaw its container, or to finish its commit.
 constexpr auto kWorkersEndIn = std::chrono::seconds(10);
+// For so long may two of one container run after a wrong resolution, once their hosts see each other.
+constexpr auto kTidyEvery = std::chrono::seconds(60);
+
+// The cgroups of its containers bear the host's name: under another one none of them would be found, and all
+// would be taken to have ended.
+Result<void> take_name(const std::string& root, const std::string& name, bool has_containers) {
+  const std::string path = root + "/name";
+  const auto known = read_file(path, 256);
+  if (!known && known.error().code != ENOENT) return std::unexpected(known.error());
+  if (known && *known == name + "\n") return {};
+  if (known && has_containers)
+    return refuse("start as", name,
+                  fmt::format("the containers of {} were made under another name: start it with --name {}",
+                              root, known->substr(0, known->find('\n'))));
+  return replace_file_durably(path, name + "\n");
+}
+
 }  // namespace
 
 Keeper::Keeper(KeeperOptions options)
@@ -61,6 +81,7 @@ Result<void> Keeper::start() {
   output_ = OutputLogs::start(root);
   GODWIT_TRY(lifecycle_->start());
   GODWIT_TRY(host_->store.load());
+  GODWIT_TRY(take_name(root, host_->options.name, !host_->store.list().empty()));
   recovery_->recover_all();
   const ControlListener::Servants servants{
       .hello = [this](Fd connection, const std::string& peer,
@@ -68,6 +89,10 @@ Result<void> Keeper::start() {
       .inquiry = [this](Fd connection, const std::string& peer,
                         const model::Inquiry& inquiry) { answer(std::move(connection), peer, inquiry); }};
   GODWIT_ASSIGN(listener_, ControlListener::start(host_->options.listen, servants, {}));
+  // Nobody joins it: it asks other agents, and has nothing to put in order.
+  std::thread([this] {
+    for (;; std::this_thread::sleep_for(kTidyEvery)) settlement_->tidy();
+  }).detach();
   return {};
 }
 

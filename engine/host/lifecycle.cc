@@ -104,15 +104,18 @@ void Lifecycle::note_unseen_end(const std::string& id) {
 }
 
 Result<void> Lifecycle::delete_all_of(const ContainerRecord& record) {
+  auto result = delete_parts_of(record);
+  if (!result)
+    log_failure(record.id(), host_.store.settle(record.id(), Stage::kFailed, result.error().to_string()));
+  return result;
+}
+
+Result<void> Lifecycle::delete_parts_of(const ContainerRecord& record) {
   // Each part is tried, whatever becomes of the others; the first failure is told, and the record stays.
   auto result = host_.runc.remove(record.id(), /*force=*/true);
   if (auto detached = host_.network.detach(host_.network_spec(record)); !detached && result)
     result = detached;
-  if (!result) {
-    if (auto settled = host_.store.settle(record.id(), Stage::kFailed, result.error().to_string()); !settled)
-      spdlog::error("{}: {}", record.id(), settled.error().to_string());
-    return result;
-  }
+  GODWIT_TRY(result);
   return host_.store.erase(record.id());
 }
 

@@ -29,6 +29,8 @@ class Lifecycle {
   void note_unseen_end(const std::string& id);
   // Its processes, its network and its record; what cannot be deleted makes it a failed one.
   Result<void> delete_all_of(const model::ContainerRecord& record);
+  // The same, but what cannot be deleted stays in the hands of who has it: to be tried again.
+  Result<void> delete_parts_of(const model::ContainerRecord& record);
 
  private:
   Reply<void> check_request(const model::ContainerRecord& record) const;

@@ -3,6 +3,9 @@
 // Threads: one, before anybody else uses the keeper.
 #pragma once
 
+#include <optional>
+#include <vector>
+
 #include "engine/host/lifecycle.h"
 #include "engine/host/settlement.h"
 
@@ -17,6 +20,8 @@ class Recovery {
   void recover_all();
 
  private:
+  static std::optional<SessionRecord> open_session_of(const StoredContainer& container,
+                                                      const std::vector<SessionRecord>& records);
   void recover(const StoredContainer& container);
   void find_again(const StoredContainer& container);
 

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "engine/host/lifecycle.h"
@@ -36,7 +37,8 @@ class Settlement {
   // answers after all; kInternal if it is not over within half a minute, which does not end it.
   // settlement_resolve.cc.
   Reply<ResolutionView> resolve(const std::string& id, Resolution resolution, const std::string& peer);
-  // Forgets what is long over, and hears from the other sides whether it is. Now and then.
+  // Forgets what is long over, and hears from the other sides whether it is, and whether a copy here has to
+  // be fenced. Now and then; takes seconds if a host does not answer.
   void tidy();
 
  private:
@@ -49,16 +51,23 @@ class Settlement {
     bool silenced = false;
     bool worker_seen = false;
     std::string trouble;  // that was told of
+    // The order has been carried out, and this is to be written yet.
+    std::optional<SessionState> left;
     // Under the settlement's mutex.
     Resolution resolution = Resolution::kInvalid;
     bool over = false;
     std::string where = "unknown";
   };
   [[nodiscard]] static Side side_of(const StoredContainer& container);
-  void carry_on(const std::shared_ptr<Case>& matter);
+  [[nodiscard]] static std::string key_of(const StoredContainer& container);
+  [[nodiscard]] bool is_in_hand(const Case& matter) const;
+  void carry_on(const std::shared_ptr<Case>& matter, const std::string& key);
   Result<bool> step(Case& matter);
   Result<bool> end_without_record(Case& matter);
+  Result<void> conclude(const SessionRecord& record, Evidence heard, bool over);
+  [[nodiscard]] bool runs_elsewhere_as_more(const SessionRecord& record, Evidence heard) const;
   Result<bool> ask(Case& matter, const SessionRecord& record);
+  Result<bool> finish(Case& matter, SessionFile& file);
   Result<void> carry_out(Case& matter, const Move& move, const SessionRecord& record);
   Reply<SessionState> await_resolution(const StoredContainer& container, Resolution resolution);
 
@@ -69,14 +78,14 @@ class Settlement {
   Result<void> let_run(const model::ContainerRecord& record);
   Result<void> take_over(const model::ContainerRecord& record);
   Result<void> destroy(const model::ContainerRecord& record);
-  Result<void> fence(const model::ContainerRecord& record);
-  void keep_silent(const std::string& id);
+  Result<void> fence(const std::string& id);
+  Result<void> keep_silent(const std::string& id);
 
   Host& host_;
   Lifecycle& lifecycle_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<std::string, std::shared_ptr<Case>> cases_;  // by the container's id; under mutex_
+  std::map<std::string, std::shared_ptr<Case>> cases_;  // by container and session; under mutex_
 };
 
 }  // namespace godwit::engine

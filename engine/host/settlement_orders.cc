@@ -86,7 +86,7 @@ Result<void> Settlement::let_run(const ContainerRecord& record) {
   log_failure(id, attachment ? runtime::open_port(*attachment) : std::unexpected(attachment.error()));
   GODWIT_TRY(freezer.thaw());
   if (attachment) log_failure(id, runtime::announce(*attachment));
-  return take_over(record);
+  return {};
 }
 
 // The container runs here: this agent is its keeper from now on.
@@ -110,28 +110,26 @@ Result<void> Settlement::destroy(const ContainerRecord& record) {
   const auto bytes = read_file(host_.paths(id).plan, kPlanBytesMax);
   if (const auto pid = host_.find_process(id); pid && bytes && plan.ParseFromString(*bytes))
     tell(id, runtime::clean_up_held(*pid, plan));
-  return lifecycle_.delete_all_of(record);
+  return lifecycle_.delete_parts_of(record);
 }
 
-Result<void> Settlement::fence(const ContainerRecord& record) {
-  const std::string& id = record.id();
-  keep_silent(id);
-  return host_.store.settle(
-      id, Stage::kFailed,
-      fmt::format(
-          "a higher incarnation than {} of it runs elsewhere, by a resolution of its user; it is stopped "
-          "here, and may be removed",
-          record.incarnation()));
+Result<void> Settlement::fence(const std::string& id) {
+  GODWIT_TRY(keep_silent(id));
+  spdlog::error("{}: fenced: it runs elsewhere, too, by a resolution of its user", id);
+  return host_.store.settle(id, Stage::kFailed,
+                            "a higher incarnation of it runs elsewhere, by a resolution of its user; it is "
+                            "stopped here, and may be "
+                            "removed");
 }
 
 // Stopped, and cut off: whatever its stack does, nobody hears it.
-void Settlement::keep_silent(const std::string& id) {
+Result<void> Settlement::keep_silent(const std::string& id) {
   if (const auto attachment = host_.network.find(id)) log_failure(id, runtime::hold_leftovers(*attachment));
   const auto pid = host_.find_process(id);
-  if (!pid) return;
-  auto freezer = runtime::Freezer::open(*pid);
-  log_failure(id, freezer ? freezer->freeze(Deadline::in_ms(kFreezeRemainsMs))
-                          : Result<void>(std::unexpected(freezer.error())));
+  if (!pid && pid.error().code == ESRCH) return {};
+  GODWIT_TRY(pid);
+  GODWIT_ASSIGN(auto freezer, runtime::Freezer::open(*pid));
+  return freezer.freeze(Deadline::in_ms(kFreezeRemainsMs));
 }
 
 }  // namespace godwit::engine

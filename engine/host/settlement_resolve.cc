@@ -57,7 +57,7 @@ Reply<SessionState> Settlement::await_resolution(const StoredContainer& containe
   const std::string& id = container.record.id();
   {
     std::unique_lock lock(mutex_);
-    if (const auto found = cases_.find(id); found != cases_.end()) {
+    if (const auto found = cases_.find(key_of(container)); found != cases_.end()) {
       const std::shared_ptr<Case> matter = found->second;
       matter->resolution = resolution;
       if (!changed_.wait_for(lock, kCarriedOutIn, [&] { return matter->over; }))

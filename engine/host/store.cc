@@ -245,11 +245,17 @@ Reply<StoredContainer> Store::begin(const std::string& id, const std::string& op
   if (to == Stage::kMigrating && container->commands != 0)
     return deny(DenialKind::kFailedPrecondition, operation, id,
                 "a command runs inside it (godwit exec); a migration cannot take its terminal side along");
-  container->stage = to;
-  container->session = session;
-  if (auto written = write_status(*container); !written)
+  StoredContainer begun = *container;
+  begun.stage = to;
+  begun.session = session;
+  if (auto written = write_status(begun); !written) {
+    // The next agent would take what the session leaves for a container that nobody moves.
+    if (!session.empty())
+      return deny(DenialKind::kInternal, operation, id,
+                  "it cannot be written down that it begins: " + written.error().to_string());
     spdlog::warn("{}: {}", id, written.error().to_string());
-  return *container;
+  }
+  return *container = std::move(begun);
 }
 
 Reply<void> Store::begin_command(const std::string& id) {
@@ -265,6 +271,16 @@ void Store::end_command(const std::string& id) {
   const std::lock_guard lock(mutex_);
   if (const auto found = containers_.find(id); found != containers_.end() && found->second.commands > 0)
     --found->second.commands;
+}
+
+void Store::take_in_hand(const std::string& id, Stage stage, const std::string& session) {
+  const std::lock_guard lock(mutex_);
+  const auto found = containers_.find(id);
+  if (found == containers_.end()) return;
+  found->second.stage = stage;
+  found->second.session = session;
+  if (auto written = write_status(found->second); !written)
+    spdlog::warn("{}: {}", id, written.error().to_string());
 }
 
 Result<void> Store::settle_running(const ContainerRecord& record, pid_t pid) {

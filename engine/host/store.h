@@ -70,9 +70,11 @@ class Store {
   std::vector<StoredContainer> list() const;
 
   // Moves the container to the stage `to`, if its present one is among `from`. `operation` is for the
-  // refusal: "stop".
+  // refusal: "stop". With a session it is durable when this returns, or refused.
   Reply<StoredContainer> begin(const std::string& id, const std::string& operation,
                                std::initializer_list<Stage> from, Stage to, const std::string& session = {});
+  // What the sessions' records say of a container whose status says nothing of them.
+  void take_in_hand(const std::string& id, Stage stage, const std::string& session);
   // A command inside a running container; migrations wait for none and are refused while there is one.
   Reply<void> begin_command(const std::string& id);
   void end_command(const std::string& id);

@@ -52,6 +52,7 @@ class Agent:
 
     def __init__(self, lab, host):
         self.lab, self.host = lab, host
+        self.name = f"{lab.name}-{host}"
         self.root = lab.directory / f"host-{host}"
         self.api = lab.directory / f"{host}.sock"
         self.log = lab.directory / f"godwitd-{host}.log"
@@ -72,7 +73,7 @@ class Agent:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 ["nsenter", f"--net=/run/netns/{self.lab.name}-{self.host}", self.build / "tools/godwitd/godwitd",
-                 "--name", f"{self.lab.name}-{self.host}", "--root", self.root, "--listen", self.listen,
+                 "--name", self.name, "--root", self.root, "--listen", self.listen,
                  "--api", f"unix:{self.api}", *self.options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
         wait_for(self._answers, f"godwitd of host {self.host} (see {self.log})")

@@ -1,4 +1,4 @@
-"""A container runs at exactly one host, always: nine ways in which that was once not so, each on the product itself.
+"""A container runs at exactly one host, always: fourteen ways in which that was once not so, each on the product itself.
 
 The container counts into a log that all hosts share: a number twice means that two copies ran. The kernel is asked all
 the time whether one runs at two hosts.
@@ -10,7 +10,7 @@ import subprocess
 import time
 import unittest
 
-from base import BUILD, Lab, wait_for
+from base import BUILD, Lab, LabError, wait_for
 
 from counting import Counter, Watch, listing
 from lab import PATIENCE_S
@@ -258,6 +258,147 @@ class ExactlyOnce(unittest.TestCase):
             self.await_end(command, 8 + PATIENCE_S)
             place = self.assert_settles("a", "b")
             self.assertLess(self.counter.log.take_silence(), 5, "it stood still")
+        self.assert_connected()
+
+    # 10: what an agent notes beside the records is not there, or cannot be written
+
+    def note_of(self, host):
+        return self.lab.agents[host].root / "containers" / self.counter.id / "status.json"
+
+    def test_10_it_cannot_be_noted_that_it_is_moved(self):
+        self.make()
+        fresh = self.note_of("a").with_name("status.json.new")
+        fresh.mkdir()
+        error = self.await_end(self.begin("a", "b"))
+        self.assertRegex(error, "migrate count: it cannot be written down that it begins: .*status.json.new")
+        self.assert_settles("a")
+        fresh.rmdir()
+        self.migrate("a", "b")
+        self.assert_settles("b")
+        self.assert_connected()
+
+    def test_10_the_note_of_the_source_is_damaged(self):
+        self.make(faults={"a": f"{DECIDED}:kill-agent"})
+        self.begin("a", "b")
+        agent = self.lab.agents["a"]
+        agent.process.wait(SETTLE_S)
+        for pid in workers(self.lab.name, "a"):
+            os.kill(pid, signal.SIGKILL)
+        self.note_of("a").write_text('{"stage": "runn')
+        agent.start()
+        self.assert_settles("b")
+        wait_for(lambda: not listing(self.lab)["a"], "a to forget it", SETTLE_S)
+        self.assert_settles("b")
+        self.assert_connected()
+
+    def test_10_the_note_of_the_target_is_damaged(self):
+        self.make(faults={"a": f"{DECIDED}:stop"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        agent = self.lab.agents["b"]
+        agent.kill()
+        for pid in workers(self.lab.name, "b"):
+            os.kill(pid, signal.SIGKILL)
+        self.note_of("b").write_bytes(b"")
+        agent.start()
+        os.kill(worker, signal.SIGCONT)
+        self.assert_settles("b")
+        wait_for(lambda: not listing(self.lab)["a"], "a to forget it", SETTLE_S)
+        self.assert_connected()
+
+    # 11: the agent that lets it run ends between the record and its own note
+
+    def test_11_the_record_is_written_before_the_note(self):
+        self.make(faults={"a": f"{DECIDED}:stop", "b": "target.armed:kill"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        agent = self.lab.agents["b"]
+        note = self.note_of("b").with_name("record.json.new")
+        os.mkfifo(note)  # the agent stands still where it would write it
+        os.kill(worker, signal.SIGCONT)
+        record = next((agent.root / "sessions").glob("*.target"))
+        wait_for(lambda: record.read_text().split()[1] == "running", "the record to be written", SETTLE_S)
+        agent.kill()
+        note.unlink()
+        agent.start()
+        self.assert_settles("b")
+        wait_for(lambda: not listing(self.lab)["a"], "a to forget it", SETTLE_S)
+        self.assert_connected()
+
+    # 12: a wrong word of the user made two; one is stopped when their hosts see each other again
+
+    def resolve_wrongly(self, host, peer):
+        done = self.lab.agents[host].cli("resolve", self.counter.id, "--runs-here", "--peer", peer, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def assert_fenced(self, host, other):
+        """The copy of `host` is stopped, and remains so."""
+        for way in ((host, other), (other, host)):
+            mend_way(self.lab, *way)
+        self.restart(host)  # an agent that starts asks at once
+        wait_for(lambda: self.counter.hosts_running() == [other], "one of the two to be stopped", SETTLE_S)
+        wait_for(lambda: listing(self.lab)[host].get(self.counter.id) == "failed", "it to be called failed", SETTLE_S)
+        self.restart(host)
+        self.assertEqual(listing(self.lab)[host].get(self.counter.id), "failed")
+        self.assertEqual(self.counter.hosts_running(), [other])
+        self.lab.agents[host].cli("rm", self.counter.id)
+        self.assertEqual(listing(self.lab)[other].get(self.counter.id), "running")
+
+    def cut_both_ways(self):
+        cut_way(self.lab, "a", "b")
+        cut_way(self.lab, "b", "a")
+
+    def test_12_let_run_at_the_target(self):
+        self.make(faults={"a": "source.ready:stop"})
+        self.begin("a", "b", "--deadline", "4s")
+        worker = self.standing("a")
+        self.cut_both_ways()
+        wait_for(lambda: not workers(self.lab.name, "b") or "silent" in self.lab.agents["b"].log.read_text(),
+                 "b to ask", SETTLE_S)
+        self.resolve_wrongly("b", f"{self.lab.name}-a")
+        os.kill(worker, signal.SIGCONT)
+        wait_for(lambda: sorted(self.counter.hosts_running()) == ["a", "b"], "two of it", SETTLE_S)
+        self.assert_fenced("a", "b")
+
+    def test_12_resumed_at_the_source(self):
+        self.make(faults={"a": f"{DECIDED}:stop"})
+        self.begin("a", "b", "--deadline", "4s")
+        worker = self.standing("a")
+        cut_way(self.lab, "b", "a")
+        os.kill(worker, signal.SIGCONT)
+        wait_for(lambda: self.counter.hosts_running() == ["b"], "b to run it", SETTLE_S)
+        cut_way(self.lab, "a", "b")
+        self.resolve_wrongly("a", self.lab.agents["b"].address)
+        wait_for(lambda: sorted(self.counter.hosts_running()) == ["a", "b"], "two of it", SETTLE_S)
+        self.assert_fenced("b", "a")
+
+    # 13: an agent that starts under another name finds no cgroup of its containers
+
+    def test_13_another_name(self):
+        self.make(faults={"a": "source.pages:stop"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        agent = self.lab.agents["a"]
+        agent.kill()
+        os.kill(worker, signal.SIGKILL)
+        name, agent.name = agent.name, "another"
+        with self.assertRaisesRegex(LabError, f"start as another: .*--name {name}"):
+            agent.start()
+        agent.name = name
+        agent.start()
+        self.assert_settles("a")
+        self.assert_connected()
+
+    # 14: one damaged record keeps an agent from answering for others
+
+    def test_14_a_damaged_record_beside(self):
+        self.make(faults={"a": f"{DECIDED}:stop"})
+        self.begin("a", "b")
+        worker = self.standing("a")
+        (self.lab.agents["b"].root / "sessions/0123.target").write_bytes(b"x" * 1000)
+        os.kill(worker, signal.SIGKILL)
+        self.assert_settles("b")
+        wait_for(lambda: not listing(self.lab)["a"], "a to forget it", SETTLE_S)
         self.assert_connected()
 
 

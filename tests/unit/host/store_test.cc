@@ -53,6 +53,21 @@ TEST_F(StoreTest, ARecordAndItsExitSurviveARestart) {
   EXPECT_EQ(found->exit->signal, 9);
 }
 
+TEST_F(StoreTest, ASessionBeginsOnlyIfThatCanBeWrittenDown) {
+  Store store(root_);
+  ASSERT_TRUE(store.load());
+  ASSERT_TRUE(store.add(record("a", "10.0.0.5/24"), Stage::kStarting));
+  ASSERT_TRUE(store.settle_running(record("a", "10.0.0.5/24"), 42));
+  std::filesystem::create_directory(path("a", "status.json.new"));
+  const auto refused = store.begin("a", "migrate", {Stage::kRunning}, Stage::kMigrating, "session");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().kind, DenialKind::kInternal);
+  EXPECT_EQ(store.find("a")->stage, Stage::kRunning);
+  EXPECT_EQ(store.find("a")->session, "");
+  // To end it must be possible on a full disk, too.
+  EXPECT_TRUE(store.begin("a", "stop", {Stage::kRunning}, Stage::kStopping));
+}
+
 TEST_F(StoreTest, RefusesATakenIdAndATakenAddress) {
   Store store(root_);
   ASSERT_TRUE(store.load());
