@@ -7,8 +7,9 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <filesystem>
-#include <thread>
+#include <mutex>
 
 #include "base/clock.h"
 #include "base/identifier.h"
@@ -32,7 +33,7 @@ namespace {
 // A migration that is cancelled has to thaw its container, or to finish its commit.
 constexpr auto kWorkersEndIn = std::chrono::seconds(10);
 // For so long may two of one container run after a wrong resolution, once their hosts see each other.
-constexpr auto kTidyEvery = std::chrono::seconds(60);
+constexpr auto kTidyEvery = std::chrono::seconds(15);
 
 // The cgroups of its containers bear the host's name: under another one none of them would be found, and all
 // would be taken to have ended.
@@ -89,15 +90,23 @@ Result<void> Keeper::start() {
       .inquiry = [this](Fd connection, const std::string& peer,
                         const model::Inquiry& inquiry) { answer(std::move(connection), peer, inquiry); }};
   GODWIT_ASSIGN(listener_, ControlListener::start(host_->options.listen, servants, {}));
-  // Nobody joins it: it asks other agents, and has nothing to put in order.
-  std::thread([this] {
-    for (;; std::this_thread::sleep_for(kTidyEvery)) settlement_->tidy();
-  }).detach();
+  tidying_ = std::jthread([this](const std::stop_token& ending) { tidy_now_and_then(ending); });
   return {};
+}
+
+void Keeper::tidy_now_and_then(const std::stop_token& ending) const {
+  std::mutex mutex;
+  std::condition_variable_any never;
+  std::unique_lock lock(mutex);
+  while (!ending.stop_requested()) {
+    settlement_->tidy([&] { return ending.stop_requested(); });
+    never.wait_for(lock, ending, kTidyEvery, [] { return false; });
+  }
 }
 
 void Keeper::shut_down() {
   ending_ = true;
+  tidying_.request_stop();
   if (listener_) listener_->stop_accepting();
   if (const size_t left = workers_->end(kWorkersEndIn); left != 0)
     spdlog::warn("{} sessions go on without this agent; the next one settles them", left);

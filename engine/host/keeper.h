@@ -18,7 +18,9 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/fd.h"
@@ -101,6 +103,7 @@ class Keeper {
  private:
   void answer(Fd connection, const std::string& peer, const model::Inquiry& inquiry) const;
   void remove_empty_cgroups() const;
+  void tidy_now_and_then(const std::stop_token& ending) const;
 
   std::atomic<bool> ending_ = false;
   Fd root_lock_;
@@ -113,6 +116,7 @@ class Keeper {
   std::unique_ptr<Departures> departures_;
   std::unique_ptr<OutputLogs> output_;
   std::unique_ptr<ControlListener> listener_;
+  std::jthread tidying_;  // declared last: ends first
 };
 
 }  // namespace godwit::engine

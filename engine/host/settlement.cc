@@ -202,12 +202,13 @@ Result<void> Settlement::conclude(const SessionRecord& record, Evidence heard, b
   return file.acknowledge();
 }
 
-void Settlement::tidy() {
+void Settlement::tidy(const std::function<bool()>& cancelled) {
   const auto records =
       host_.sessions.list([](const Error& error) { spdlog::error("{}", error.to_string()); });
   if (!records) return spdlog::error("{}", records.error().to_string());
   std::set<std::vector<std::string>> silent;  // asked once a time: each question may take seconds
   for (const SessionRecord& record : *records) {
+    if (cancelled()) return;
     if (!is_final(record.state) || record.acknowledged || silent.contains(record.peer_addresses) ||
         host_.sessions.worker_lives(record.session, record.side))
       continue;

@@ -39,7 +39,7 @@ class Settlement {
   Reply<ResolutionView> resolve(const std::string& id, Resolution resolution, const std::string& peer);
   // Forgets what is long over, and hears from the other sides whether it is, and whether a copy here has to
   // be fenced. Now and then; takes seconds if a host does not answer.
-  void tidy();
+  void tidy(const std::function<bool()>& cancelled);
 
  private:
   // What one thread works on. Shared with who waits for it.
