@@ -2,12 +2,9 @@
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
-#include <sys/utsname.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
-#include <cstdlib>
 #include <utility>
 
 #include "base/shared_work.h"
@@ -23,24 +20,6 @@ constexpr uint64_t kPieceBytesMin = uint64_t{32} << 20;
 constexpr uint64_t kPiecesMax = 1024;
 // Less is scanned sooner than anybody comes to help.
 constexpr uint64_t kSharedBytesMin = uint64_t{128} << 20;
-
-// Above it no mapping can be without having been asked for by name (mmap(2), 5-level page tables).
-constexpr uint64_t kUserSpaceEnd = 0x7ffffffff000;
-
-// The kernel's own. They stay where they are.
-bool is_special(const Vma& vma) {
-  return vma.name == "[vdso]" || vma.name == "[vsyscall]" || vma.name.starts_with("[vvar");
-}
-
-// Below it nothing can be mapped, and a range that begins there is refused.
-uint64_t lowest_address() {
-  static const uint64_t lowest = [] {
-    const auto text = read_file("/proc/sys/vm/mmap_min_addr");
-    const uint64_t told = text ? std::strtoull(text->c_str(), nullptr, 10) : 0;
-    return std::max<uint64_t>((told + kPageSize - 1) / kPageSize * kPageSize, kPageSize);
-  }();
-  return lowest;
-}
 
 }  // namespace
 
@@ -71,118 +50,6 @@ void UffdTracker::split(const Vma& vma, size_t& next, std::vector<Area>& known, 
     at = common.end;
   }
   append_range(fresh, {at, vma.end});
-}
-
-// Before Linux 6.13 a mapping brings its protection along when it is moved (mremap(2)), and seems to be clean
-// where it is registered anew. No call shows which way it is, so the version must.
-static bool moves_lose_protection() {
-  utsname system{};
-  int major = 0, minor = 0;
-  return ::uname(&system) == 0 && std::sscanf(system.release, "%d.%d", &major, &minor) == 2 &&
-         (major > 6 || (major == 6 && minor >= 13));
-}
-
-const UffdTracker::Refused* UffdTracker::find_refused(const Vma& vma) const {
-  const auto found =
-      std::ranges::lower_bound(refused_, vma.start, {}, [](const Refused& one) { return one.range.start; });
-  const bool same =
-      found != refused_.end() && found->range == Range{vma.start, vma.end} && found->inode == vma.inode;
-  return same ? &*found : nullptr;
-}
-
-bool UffdTracker::is_border(const Vma& vma) const {
-  return is_special(vma) || !can_register(vma) || find_refused(vma) != nullptr;
-}
-
-// What lies between two borders and holds a mapping.
-Ranges UffdTracker::between_borders(const std::vector<Vma>& vmas) const {
-  Ranges gaps;
-  uint64_t start = lowest_address();
-  bool mapped = false;
-  for (const Vma& vma : vmas) {
-    if (!is_border(vma)) {
-      mapped = true;
-      continue;
-    }
-    if (mapped && vma.start < kUserSpaceEnd) gaps.push_back({start, vma.start});
-    if (vma.start >= kUserSpaceEnd) break;
-    start = vma.end;
-    mapped = false;
-  }
-  if (mapped && start < kUserSpaceEnd) gaps.push_back({start, kUserSpaceEnd});
-  return gaps;
-}
-
-// maps does not show which mappings are refused: those that may never be written to (opened for reading only,
-// or sealed), and those that may be dropped. smaps does, but walks page tables for it: it is read when a call
-// has failed, and what it says is remembered.
-Result<void> UffdTracker::learn_refused() {
-  GODWIT_ASSIGN(const std::vector<Vma> vmas, read_smaps(pid_));
-  refused_.clear();
-  for (const Vma& vma : vmas) {
-    const bool never_written = (vma.flags & vma_flag("mw")) == 0;
-    if (never_written || (vma.flags & vma_flag("dp")) != 0)
-      refused_.push_back({.range = {vma.start, vma.end}, .inode = vma.inode, .never_written = never_written});
-  }
-  return {};
-}
-
-// False: something in it is refused.
-Result<bool> UffdTracker::register_gap(Range gap) const {
-  uffdio_register request{};
-  request.range = {.start = gap.start, .len = gap.size()};
-  request.mode = UFFDIO_REGISTER_MODE_WP;
-  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0) return true;
-  const int code = errno;
-  if (code == EBUSY)
-    return fail("track the memory of", describe(), EBUSY,
-                "the process uses userfaultfd itself: use another tracker");
-  if (code == ENOMEM) GODWIT_TRY(check_alive());
-  if (code == EPERM || code == EINVAL || code == ENOENT) return false;
-  return fail("register with userfaultfd", describe(), code);
-}
-
-// Registers all mappings of the process that can be, and returns where; see the top of uffd_tracker.h. Then
-// looks once more: a border that has given way to something else may have cut that in two, and the next
-// attempt, which does not name this border, makes it whole again.
-//
-// On kernels where moved mappings would seem to be clean, what is followed is left alone: should it have been
-// replaced since the last collect(), that must still show in the next one. The price is that a mapping which
-// lies across the border of what was followed can be split for the length of a round.
-Result<Ranges> UffdTracker::register_all() {
-  constexpr int kAttempts = 8;
-  static const bool everything = moves_lose_protection();
-  Ranges followed;
-  if (!everything)
-    for (const Area& area : areas_) append_range(followed, area.range);
-  Ranges registered;
-  GODWIT_ASSIGN(std::vector<Vma> vmas, read_maps(pid_));
-  Ranges gaps = between_borders(vmas);
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    registered.clear();
-    bool complete = true;
-    for (const Range& gap : subtract(gaps, followed)) {
-      bool mapped = false;
-      for_each_part(gap, vmas, [&](Range) { mapped = true; });
-      if (!mapped) continue;
-      GODWIT_ASSIGN(const bool taken, register_gap(gap));
-      if (taken) append_range(registered, gap);
-      complete = complete && taken;
-    }
-    if (!complete) GODWIT_TRY(learn_refused());
-    GODWIT_ASSIGN(vmas, read_maps(pid_));
-    const Ranges before = std::exchange(gaps, between_borders(vmas));
-    if (complete && gaps == before) break;
-  }
-  return registered;
-}
-
-UffdTracker::Watch UffdTracker::watch_of(const Vma& vma, Range range, const Ranges& registered) const {
-  if (!can_register(vma)) return Watch::kCompared;
-  if (const Refused* const refused = find_refused(vma); refused != nullptr)
-    return refused->never_written ? Watch::kNeverWritten : Watch::kCompared;
-  const bool covered = total_size(intersect(registered, {range})) == range.size();
-  return covered ? Watch::kRegistered : Watch::kInvalid;
 }
 
 // Protects one new range, and lists its pages. Returns how it is watched from here on.

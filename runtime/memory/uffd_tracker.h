@@ -79,6 +79,8 @@ class UffdTracker : public DirtyTracker {
   Result<std::vector<Area>> cut_at_mappings() const;
   // Appends to `known` what is followed of the mapping, to `fresh` what is not.
   void split(const Vma& vma, size_t& next, std::vector<Area>& known, Ranges& fresh) const;
+
+  // uffd_register.cc
   // A mapping that the kernel has refused, though its kind is registered.
   struct Refused {
     Range range;
@@ -92,6 +94,7 @@ class UffdTracker : public DirtyTracker {
   Result<bool> register_gap(Range gap) const;
   Result<Ranges> register_all();
   [[nodiscard]] Watch watch_of(const Vma& vma, Range range, const Ranges& registered) const;
+
   Result<Watch> enrol(Range range, PageClass kind, Watch watch, Followed& followed);
   static void cut_to_pieces(const Area& area, std::vector<Piece>& pieces);
   Result<void> look_at(Pagemap& pagemap, Piece& piece) const;

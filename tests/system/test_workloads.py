@@ -151,6 +151,8 @@ def step():
                 before = turns()
                 if i % 4 == 3:  # one that comes to nothing: what tracked the memory goes again
                     self.lab.migrate("memories", "--downtime", "1us", "--deadline", "1s", check=False)
+                    target = self.lab.agents[self.lab.other("memories")]
+                    wait_for(lambda: "memories" not in target.containers(), "the target without it")
                 else:
                     self.assertTrue(self.lab.migrate("memories", "--verify")["verified"])
                 wait_for(lambda: turns() > before, "more turns")
