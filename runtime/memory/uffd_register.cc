@@ -22,7 +22,7 @@ namespace {
 constexpr uint64_t kUserSpaceEnd = 0x7ffffffff000;
 
 // The kernel's own. They stay where they are.
-bool is_special(const Vma& vma) {
+bool is_kernel_mapping(const Vma& vma) {
   return vma.name == "[vdso]" || vma.name == "[vsyscall]" || vma.name.starts_with("[vvar");
 }
 
@@ -85,7 +85,7 @@ const UffdTracker::Refused* UffdTracker::find_refused(const Vma& vma) const {
 }
 
 bool UffdTracker::is_border(const Vma& vma) const {
-  return is_special(vma) || !can_register(vma) || find_refused(vma) != nullptr;
+  return is_kernel_mapping(vma) || !can_register(vma) || find_refused(vma) != nullptr;
 }
 
 // What lies between two borders and holds a mapping.
