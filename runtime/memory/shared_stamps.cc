@@ -23,7 +23,7 @@ bool same(const timespec& one, const timespec& other) {
 }
 
 // Tries it: a tick after it was made, an object is written to and mapped.
-bool kernel_keeps_times() {
+bool try_times() {
   const Fd fd(::memfd_create("times", MFD_CLOEXEC));
   struct stat before {};
   struct stat after {};
@@ -40,7 +40,16 @@ bool kernel_keeps_times() {
          !same(before.st_ctim, after.st_ctim) && !same(before.st_atim, after.st_atim);
 }
 
+bool kernel_keeps_times() {
+  static const bool kept = try_times();
+  return kept;
+}
+
 }  // namespace
+
+void SharedStamps::prepare() {
+  (void)kernel_keeps_times();
+}
 
 // The clock that the kernel stamps files by.
 int64_t wall_clock_ns() {
@@ -48,7 +57,6 @@ int64_t wall_clock_ns() {
 }
 
 Result<SharedStamps> SharedStamps::read(int fd, int64_t begun_ns) {
-  static const bool kept = kernel_keeps_times();
   struct stat status {};
   if (::fstat(fd, &status) != 0) return fail("look at shared memory", "fd " + std::to_string(fd));
   SharedStamps stamps;
@@ -57,7 +65,7 @@ Result<SharedStamps> SharedStamps::read(int fd, int64_t begun_ns) {
   stamps.changed_ns_ = nanoseconds(status.st_ctim);
   stamps.blocks_ = status.st_blocks;
   const int64_t last = std::max({stamps.accessed_ns_, stamps.modified_ns_, stamps.changed_ns_});
-  stamps.settled_ = kept && last < begun_ns - kSettleNs;
+  stamps.settled_ = kernel_keeps_times() && last < begun_ns - kSettleNs;
   return stamps;
 }
 

@@ -30,6 +30,8 @@ class SharedStamps {
   static constexpr int64_t kSettleNs = 100'000'000;
 
   SharedStamps() = default;
+  // Asks the kernel, once, whether it keeps the times so: some milliseconds that are not the frozen round's.
+  static void prepare();
   // `begun_ns`: wall_clock_ns() before the lock was waited for.
   static Result<SharedStamps> read(int fd, int64_t begun_ns);
   // Whether nothing happened from when these were read to when `now` was.
