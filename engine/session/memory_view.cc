@@ -1,10 +1,10 @@
 #include "engine/session/memory_view.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/sysmacros.h>
 
+#include <algorithm>
 #include <map>
-#include <set>
 
 namespace godwit::engine {
 
@@ -26,18 +26,16 @@ Vma to_vma(const runtime::model::Mapping& mapping) {
   vma.shared = (mapping.flags() & MAP_SHARED) != 0;
   vma.offset = mapping.offset();
   vma.name = mapping.path();
-  // Only its being a file counts: pages that are still the file's do not travel.
-  vma.inode = mapping.path().empty() ? 0 : 1;
+  // What it is of, so that another object in the same place is not taken for it.
+  if (!mapping.path().empty()) {
+    vma.device_major = major(mapping.file().device());
+    vma.device_minor = minor(mapping.file().device());
+    vma.inode = std::max<uint64_t>(mapping.file().inode(), 1);
+  } else if (mapping.shared_memory() != 0) {
+    vma.device_minor = 1;  // the kernel's own file system for shared memory
+    vma.inode = mapping.shared_memory();
+  }
   return vma;
-}
-
-// Shared memory that someone may write without touching a page table: through a writable descriptor.
-std::set<uint64_t> written_by_descriptor(const runtime::model::Snapshot& snapshot) {
-  std::set<uint64_t> ids;
-  for (const runtime::model::FileDescription& description : snapshot.descriptions())
-    if (description.has_memory() && (description.flags() & O_ACCMODE) != O_RDONLY)
-      ids.insert(description.memory().shared_memory());
-  return ids;
 }
 
 }  // namespace
@@ -48,13 +46,12 @@ Result<MemoryView> make_memory_view(const runtime::model::Snapshot& snapshot,
   MemoryView view;
   view.frozen = snapshot.frozen();
   std::map<uint64_t, SharedMemoryView> shared;
-  const std::set<uint64_t> by_descriptor = written_by_descriptor(snapshot);
   for (const runtime::model::SharedMemory& object : snapshot.shared_memory()) {
     GODWIT_ASSIGN(const int fd, shared_memory_fd(object.id()));
     shared[object.id()] = {.space_id = object.id(),
                            .fd = fd,
                            .size = object.size(),
-                           .written_by_descriptor = by_descriptor.contains(object.id()),
+                           .always_compared = object.traceless(),
                            .mappings = {}};
   }
   std::map<uint32_t, pid_t> host_pids;

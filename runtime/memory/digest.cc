@@ -174,7 +174,7 @@ void MemoryDigest::add_process(uint64_t space_id, pid_t host_pid, std::unique_pt
 }
 
 Result<void> MemoryDigest::update(MemoryView view) {
-  for (SharedMemoryView& object : view.shared_memory) object.written_by_descriptor = true;
+  for (SharedMemoryView& object : view.shared_memory) object.always_compared = true;
   GODWIT_TRY(pages_.begin_round(view));
   // The packed pages are not wanted, but the sums of what was read.
   for (size_t used = 1; used != 0;) {

@@ -14,6 +14,7 @@
 #include "runtime/memory/page_source.h"
 #include "runtime/memory/pagemap.h"
 #include "runtime/memory/process_memory.h"
+#include "runtime/memory/shared_stamps.h"
 
 namespace godwit::runtime {
 
@@ -72,14 +73,15 @@ class SharedSpace {
 
  private:
   void note_lost_mappings(const SharedMemoryView& view);
-  Result<bool> may_have_holes(const SharedMemoryView& view, const Ranges& due) const;
+  [[nodiscard]] bool may_have_holes(const SharedStamps& now, const Ranges& due) const;
 
   uint64_t space_id_;
   ContentTable table_;
   Ranges due_;                                       // unsorted until begin_round
   std::vector<SharedMemoryView::Mapping> mappings_;  // of the round before
   bool seen_ = false;
-  int64_t blocks_ = 0;  // allocated, when its holes were looked at last
+  SharedStamps stamps_;  // of the round before
+  int64_t blocks_ = 0;   // allocated, when its holes were looked at last
 };
 
 }  // namespace godwit::runtime

@@ -70,6 +70,7 @@ Result<RoundPages> PageSource::begin_round(const MemoryView& view) {
 
 Result<RoundPages> PageSource::begin_round(const MemoryView& view, SharedWork& work) {
   RoundPages round;
+  if (!view.frozen) SharedStamps::prepare();
   state_->reader.clear(view.frozen);
   state_->forget_gone(view);
   for (const ProcessView& process : view.processes)

@@ -38,11 +38,11 @@ struct ProcessView {
 };
 struct SharedMemoryView {
   uint64_t space_id = 0;  // SharedMemory.id
-  int fd = -1;
+  int fd = -1;            // for reading, opened with O_NOATIME
   uint64_t size = 0;
-  // Someone may write it where no tracker looks: through a descriptor, or by a mapping of a process that came
-  // and went between two rounds. All of it is compared by hash, in every round.
-  bool written_by_descriptor = false;
+  // All of it is compared by hash in every round. Without it the same happens wherever it cannot be proven
+  // that nobody has written it past its mappings (shared_stamps.h).
+  bool always_compared = false;
   // Where it is mapped: writes through any mapping make the page due.
   struct Mapping {
     uint64_t process_space_id = 0;

@@ -1,7 +1,7 @@
 // Shared-memory objects: which of their pages are due in a round.
 //
 // Writes show in the page tables of the mappings. What does not: writes through descriptors, and mappings
-// that are gone by now. There the contents are compared.
+// that are gone by now. Unless it is proven that there were none, all contents are compared.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,12 +15,6 @@ namespace {
 
 constexpr uint64_t round_up(uint64_t size) {
   return (size + kPageSize - 1) / kPageSize * kPageSize;
-}
-
-Result<int64_t> allocated_blocks(const SharedMemoryView& view) {
-  struct stat status {};
-  if (::fstat(view.fd, &status) != 0) return fail("look at shared memory", std::to_string(view.space_id));
-  return status.st_blocks;
 }
 
 Range offsets(const SharedMemoryView::Mapping& mapping) {
@@ -73,9 +67,8 @@ void SharedSpace::note_lost_mappings(const SharedMemoryView& view) {
 
 // Counting allocated pages takes long in a large object. As many blocks as before and no page among the due
 // ones that was not known before: then none was freed.
-Result<bool> SharedSpace::may_have_holes(const SharedMemoryView& view, const Ranges& due) const {
-  GODWIT_ASSIGN(const int64_t blocks, allocated_blocks(view));
-  return blocks != blocks_ || total_size(table_.known(due)) != total_size(due);
+bool SharedSpace::may_have_holes(const SharedStamps& now, const Ranges& due) const {
+  return now.blocks() != blocks_ || total_size(table_.known(due)) != total_size(due);
 }
 
 Result<void> SharedSpace::begin_round(const SharedMemoryView& view, bool frozen, PageReader& reader) {
@@ -86,21 +79,23 @@ Result<void> SharedSpace::begin_round(const SharedMemoryView& view, bool frozen,
   normalize(due_);
   Ranges due = intersect(std::exchange(due_, {}), whole);
   table_.keep_only(whole);
-  bool look = !frozen || !seen_ || view.written_by_descriptor;
-  if (!look) {
-    GODWIT_ASSIGN(look, may_have_holes(view, due));
-  }
-  if (look) {
-    GODWIT_ASSIGN(blocks_, allocated_blocks(view));
+  // In this order; see shared_stamps.h.
+  const int64_t begun_ns = wall_clock_ns();
+  if (!frozen) (void)::lseek(view.fd, 0, SEEK_DATA);
+  GODWIT_ASSIGN(const SharedStamps now, SharedStamps::read(view.fd, begun_ns));
+  const bool all = !seen_ || view.always_compared || !stamps_.prove_untouched(now);
+  if (all || !frozen || may_have_holes(now, due)) {
+    blocks_ = now.blocks();
     GODWIT_ASSIGN(Ranges data, allocated_pages(view));
     data = intersect(data, whole);
     // Holes of pages that the target has are due as well: they read as zeroes, and are emptied there.
     const Ranges vanished = table_.known(subtract(whole, data));
-    due = !seen_ || view.written_by_descriptor ? data : intersect(due, data);
+    due = all ? data : intersect(due, data);
     due.insert(due.end(), vanished.begin(), vanished.end());
     normalize(due);
   }
   seen_ = true;
+  stamps_ = now;
   for (const Range& range : due)
     reader.add({.kind = SpaceKind::kSharedMemory,
                 .space_id = space_id_,

@@ -21,7 +21,7 @@ class UffdAsyncTracker final : public UffdTracker {
   [[nodiscard]] const char* name() const override { return "uffd"; }
 
  private:
-  [[nodiscard]] bool can_register(PageClass) const override { return true; }
+  [[nodiscard]] bool can_register(const Vma&) const override { return true; }
   Result<bool> arm(Range range, PageClass kind, Ranges& populated) override;
   Result<void> take(Range range, PageClass kind, Ranges& written, Ranges& replaced) override;
   Result<bool> look(Pagemap& pagemap, Range range, PageClass kind, Ranges& written,

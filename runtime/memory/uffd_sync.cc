@@ -144,9 +144,11 @@ class UffdSyncTracker final : public UffdTracker {
   }
 
  private:
-  // Private mappings of files cannot be registered, those of memfds can: all of them are compared.
-  [[nodiscard]] bool can_register(PageClass kind) const override {
-    return kind == PageClass::kAnonymous || (kind == PageClass::kShared && shared_);
+  // Anonymous memory, and shared memory that is nobody's file on a disk. Private mappings of files cannot be
+  // registered: all of them are compared.
+  [[nodiscard]] bool can_register(const Vma& vma) const override {
+    if (!vma.shared) return vma.inode == 0;
+    return shared_ && vma.device_major == 0 && vma.device_minor == 1;
   }
   Result<bool> arm(Range range, PageClass kind, Ranges& populated) override;
   Result<void> take(Range range, PageClass kind, Ranges& written, Ranges& replaced) override;

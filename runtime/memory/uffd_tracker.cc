@@ -2,11 +2,9 @@
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
-#include <sys/utsname.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <utility>
 
 #include "base/shared_work.h"
@@ -22,28 +20,6 @@ constexpr uint64_t kPieceBytesMin = uint64_t{32} << 20;
 constexpr uint64_t kPiecesMax = 1024;
 // Less is scanned sooner than anybody comes to help.
 constexpr uint64_t kSharedBytesMin = uint64_t{128} << 20;
-
-bool is_anonymous(const Vma& vma) {
-  return page_class(vma) == PageClass::kAnonymous && vma.name != "[vdso]" && vma.name != "[vsyscall]" &&
-         !vma.name.starts_with("[vvar");
-}
-
-// From each mapping of another kind to the next, where there is an anonymous one between them.
-Ranges between_others(const std::vector<Vma>& vmas) {
-  Ranges ranges;
-  uint64_t start = kPageSize;
-  for (auto first = vmas.begin(); first != vmas.end();) {
-    if (!is_anonymous(*first)) {
-      start = first++->end;
-      continue;
-    }
-    const auto last = std::find_if_not(first, vmas.end(), is_anonymous);
-    const bool open = last == vmas.end() || last->name == "[vsyscall]";  // that lies beyond user space
-    ranges.push_back({start, open ? std::prev(last)->end : last->start});
-    first = last;
-  }
-  return ranges;
-}
 
 }  // namespace
 
@@ -76,72 +52,6 @@ void UffdTracker::split(const Vma& vma, size_t& next, std::vector<Area>& known, 
   append_range(fresh, {at, vma.end});
 }
 
-// Before Linux 6.13 a mapping brings its protection along when it is moved (mremap(2)), and seems to be clean
-// where it is registered anew. No call shows which way it is, so the version must.
-static bool moves_lose_protection() {
-  utsname system{};
-  int major = 0, minor = 0;
-  return ::uname(&system) == 0 && std::sscanf(system.release, "%d.%d", &major, &minor) == 2 &&
-         (major > 6 || (major == 6 && minor >= 13));
-}
-
-// Registers all anonymous mappings of the process, and returns where. Registering a part of a mapping splits
-// it, and an mremap(2) of the whole would fail (EFAULT): the container would notice us. The mappings change
-// while we look, so no border of theirs is named: one call takes everything between two mappings of another
-// kind, gaps included, and what grows or moves there is registered whole. Where something of another kind has
-// appeared meanwhile the call fails as a whole, and one looks again.
-//
-// On kernels where moved mappings would seem to be clean, what is followed is left alone: should it have been
-// replaced since the last collect(), that must still show in the next one. The price is that a mapping which
-// lies across the border of what was followed can be split for the length of a round.
-Result<Ranges> UffdTracker::register_anonymous() const {
-  constexpr int kAttempts = 4;
-  static const bool everything = moves_lose_protection();
-  Ranges followed;
-  if (!everything)
-    for (const Area& area : areas_) append_range(followed, area.range);
-  Ranges registered;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    registered.clear();
-    bool complete = true;
-    GODWIT_ASSIGN(const std::vector<Vma> vmas, read_maps(pid_));
-    for (const Range& gap : subtract(between_others(vmas), followed)) {
-      bool mapped = false;
-      for_each_part(gap, vmas, [&](Range) { mapped = true; });
-      if (!mapped) continue;
-      uffdio_register request{};
-      request.range = {.start = gap.start, .len = gap.size()};
-      request.mode = UFFDIO_REGISTER_MODE_WP;
-      if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0)
-        append_range(registered, gap);
-      else if (errno == EBUSY)
-        return fail("track the memory of", describe(), EBUSY,
-                    "the process uses userfaultfd itself: use another tracker");
-      else
-        complete = false;
-    }
-    if (complete) break;
-  }
-  return registered;
-}
-
-// For a mapping that is not anonymous. kInvalid: it changed, ask again next time.
-Result<UffdTracker::Watch> UffdTracker::register_exactly(Range range, const Vma& vma) const {
-  uffdio_register request{};
-  request.range = {.start = range.start, .len = range.size()};
-  request.mode = UFFDIO_REGISTER_MODE_WP;
-  if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) == 0) return Watch::kRegistered;
-  const int code = errno;
-  if (code == EBUSY)
-    return fail("track the memory of", describe(), EBUSY,
-                "the process uses userfaultfd itself: use another tracker");
-  if (code == ENOMEM) GODWIT_TRY(check_alive());
-  // It may never become writable (opened read-only, sealed): the mapping cannot be written either.
-  if (code == EPERM && vma.shared) return Watch::kNeverWritten;
-  if (code == EINVAL || code == ENOENT) return Watch::kInvalid;
-  return fail("register with userfaultfd", describe(), code);
-}
-
 // Protects one new range, and lists its pages. Returns how it is watched from here on.
 Result<UffdTracker::Watch> UffdTracker::enrol(Range range, PageClass kind, Watch watch, Followed& followed) {
   if (watch == Watch::kRegistered) {
@@ -159,7 +69,7 @@ Result<UffdTracker::Watch> UffdTracker::enrol(Range range, PageClass kind, Watch
 
 Result<DirtyTracker::Followed> UffdTracker::follow(const std::vector<Vma>& vmas) {
   GODWIT_TRY(check_alive());
-  GODWIT_ASSIGN(const Ranges anonymous, register_anonymous());
+  GODWIT_ASSIGN(const Ranges registered, register_all());
   Followed followed;
   std::vector<Area> areas;
   areas.reserve(vmas.size());
@@ -170,13 +80,7 @@ Result<DirtyTracker::Followed> UffdTracker::follow(const std::vector<Vma>& vmas)
     split(vma, next, areas, fresh);
     for (const Range& range : fresh) {
       const PageClass kind = page_class(vma);
-      Watch watch = Watch::kCompared;
-      if (kind == PageClass::kAnonymous) {
-        const bool covered = total_size(intersect(anonymous, {range})) == range.size();
-        watch = covered ? Watch::kRegistered : Watch::kInvalid;
-      } else if (can_register(kind)) {
-        GODWIT_ASSIGN(watch, register_exactly(range, vma));
-      }
+      Watch watch = watch_of(vma, range, registered);
       GODWIT_ASSIGN(watch, enrol(range, kind, watch, followed));
       append_range(followed.areas, range);
       if (watch != Watch::kInvalid) areas.push_back({range, kind, watch});

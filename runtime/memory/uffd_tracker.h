@@ -3,6 +3,12 @@
 //
 // Registration belongs to the mapping, not to the address: what is unmapped and mapped again is unregistered,
 // and so is what mremap(2) has moved. That is how replaced mappings show themselves.
+//
+// Registering a part of a mapping splits it, and an mremap(2) of the whole fails from then on (EFAULT): the
+// container would notice us, and may die of it. Mappings grow and move while we look at them. So no border of
+// one that can be registered is ever named: a call takes everything between two mappings that the kernel
+// refuses, gaps included, and whatever grows or moves there is registered whole. Should one that is refused
+// have grown or moved into it meanwhile, the call fails as a whole, and one looks again.
 #pragma once
 
 #include <functional>
@@ -26,9 +32,9 @@ class UffdTracker : public DirtyTracker {
   UffdTracker(pid_t pid, Fd fd, Pagemap pagemap)
       : pid_(pid), fd_(std::move(fd)), pagemap_(std::move(pagemap)) {}
 
-  // Whether the kernel can register mappings of a class at all. If not, their pages are compared in every
-  // round.
-  [[nodiscard]] virtual bool can_register(PageClass kind) const = 0;
+  // Whether the kernel registers mappings of this kind, as far as /proc/PID/maps tells. The pages of those
+  // that it does not are compared in every round.
+  [[nodiscard]] virtual bool can_register(const Vma& vma) const = 0;
   // Write-protects a registered range for the first time and appends its populated pages (none of shared
   // memory). False: the mapping changed under our hands.
   virtual Result<bool> arm(Range range, PageClass kind, Ranges& populated) = 0;
@@ -73,14 +79,29 @@ class UffdTracker : public DirtyTracker {
   Result<std::vector<Area>> cut_at_mappings() const;
   // Appends to `known` what is followed of the mapping, to `fresh` what is not.
   void split(const Vma& vma, size_t& next, std::vector<Area>& known, Ranges& fresh) const;
-  Result<Ranges> register_anonymous() const;
-  Result<Watch> register_exactly(Range range, const Vma& vma) const;
+
+  // uffd_register.cc
+  // A mapping that the kernel has refused, though its kind is registered.
+  struct Refused {
+    Range range;
+    uint64_t inode = 0;
+    bool never_written = false;
+  };
+  [[nodiscard]] const Refused* find_refused(const Vma& vma) const;
+  [[nodiscard]] bool is_border(const Vma& vma) const;
+  [[nodiscard]] Ranges between_borders(const std::vector<Vma>& vmas) const;
+  Result<void> learn_refused();
+  Result<bool> register_gap(Range gap) const;
+  Result<Ranges> register_all();
+  [[nodiscard]] Watch watch_of(const Vma& vma, Range range, const Ranges& registered) const;
+
   Result<Watch> enrol(Range range, PageClass kind, Watch watch, Followed& followed);
   static void cut_to_pieces(const Area& area, std::vector<Piece>& pieces);
   Result<void> look_at(Pagemap& pagemap, Piece& piece) const;
   Result<void> look_at_all(std::vector<Piece>& pieces, SharedWork& work);
 
-  std::vector<Area> areas_;  // ascending
+  std::vector<Area> areas_;       // ascending
+  std::vector<Refused> refused_;  // ascending
 };
 
 // The parts of `range` in each of `vmas` (ascending).

@@ -88,7 +88,7 @@ class Capture {
   virtual Result<void> dismantle() = 0;
 
   [[nodiscard]] virtual std::vector<CapturedProcess> processes() const = 0;
-  // A descriptor of the shared memory `id` of the last snapshot, readable and writable; owned by the Capture.
+  // A descriptor of the shared memory `id` of the last snapshot, for reading; owned by the Capture.
   [[nodiscard]] virtual Result<int> shared_memory_fd(uint64_t id) = 0;
 };
 

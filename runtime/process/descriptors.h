@@ -39,8 +39,12 @@ class DescriptorCapture {
   // Names every descriptor that cannot be moved. From /proc and fdinfo; disturbs nothing.
   virtual Result<void> preflight(const std::vector<CapturedProcess>& processes,
                                  std::vector<Refusal>& refusals) = 0;
-  // Fills Process.descriptors, Snapshot.descriptions, and adds memfds to Snapshot.shared_memory, of a
-  // snapshot whose processes are listed. Live: without sockets' queues.
+  // Looks at the tables of all processes, for this call and the next of capture_live() or capture_frozen().
+  // Adds to Snapshot.shared_memory every memfd that is open anywhere, whether it is mapped or not.
+  virtual Result<void> capture_memory(const std::vector<CapturedProcess>& processes, bool frozen,
+                                      model::Snapshot& snapshot) = 0;
+  // Fills Process.descriptors and Snapshot.descriptions of a snapshot whose processes are listed, as
+  // capture_memory() has found them. Live: without sockets' queues.
   virtual Result<void> capture_live(const std::vector<CapturedProcess>& processes,
                                     model::Snapshot& snapshot) = 0;
   // Exact, of frozen processes; established TCP sockets are put into repair mode (the network must be
@@ -49,9 +53,13 @@ class DescriptorCapture {
                                       model::Snapshot& snapshot) = 0;
   // Takes every socket out of repair mode again: the container goes on here.
   virtual Result<void> undo() = 0;
-  // A readable and writable descriptor of shared memory seen as a memfd descriptor.
+  // A descriptor, for reading, of a memfd that the last capture_memory() has found.
   virtual Result<int> shared_memory_fd(uint64_t id) = 0;
 };
+
+// Fills in what a snapshot says of a shared-memory object that `fd` leads to. `name`: of a memfd.
+Result<void> read_shared_memory(int fd, uint64_t id, bool memfd, const std::string& name,
+                                model::SharedMemory& memory);
 
 // A process of the replica with its leader's puppet.
 struct ReplicaProcess {

@@ -30,10 +30,20 @@ std::string object_name(const Vma& vma) {
   return "mapping " + hex(vma.start) + "-" + hex(vma.end) + (vma.name.empty() ? "" : " " + vma.name);
 }
 
+constexpr std::string_view kMemfd = "/memfd:";
+
+// "/memfd:name (deleted)" -> "name"
+std::string memfd_name(std::string_view name) {
+  constexpr std::string_view kSuffix = " (deleted)";
+  name.remove_prefix(kMemfd.size());
+  if (name.ends_with(kSuffix)) name.remove_suffix(kSuffix.size());
+  return std::string(name);
+}
+
 // The superblock in which the kernel keeps MAP_SHARED|MAP_ANONYMOUS objects and memfds.
 bool on_kernel_shmem(const Vma& vma) {
   return vma.shared && vma.device_major == 0 && vma.device_minor == 1 &&
-         (vma.name.starts_with("/dev/zero") || vma.name.starts_with("/memfd:") ||
+         (vma.name.starts_with("/dev/zero") || vma.name.starts_with(kMemfd) ||
           vma.name.starts_with("[anon_shmem"));
 }
 
@@ -55,7 +65,7 @@ std::string refusal_of_kind(const Vma& vma, uint64_t flags) {
     return "memory of a kernel object (" + vma.name.substr(11) + ") is not moved";
   if (vma.name.starts_with("socket:")) return "memory of a socket is not moved";
   if (vma.name.starts_with("/anon_hugepage")) return "huge pages of hugetlbfs are not moved";
-  if (!vma.shared && vma.name.starts_with("/memfd:")) return "a private mapping of a memfd is not moved";
+  if (!vma.shared && vma.name.starts_with(kMemfd)) return "a private mapping of a memfd is not moved";
   if (vma.name == "[uprobes]") return "it is probed (uprobes)";
   if ((flags & (vma_flag("pf") | vma_flag("io"))) != 0) return "device memory is not moved";
   const bool known = vma.name.empty() || vma.name.front() == '/' || vma.name == "[heap]" ||
@@ -142,17 +152,17 @@ Result<bool> MappingReader::is_read_only(pid_t pid, const Vma& vma) {
       return fail("examine", path);
     }
     if ((link.st_mode & S_IWUSR) == 0) return true;
-    if (!vma.name.starts_with("/memfd:")) return false;
+    if (!vma.name.starts_with(kMemfd)) return false;
     GODWIT_TRY(refresh_advice(pid));
     known = find_same(pid, vma);
   }
   return known != nullptr && (known->flags & vma_flag("mw")) == 0;
 }
 
-const MappingReader::File& MappingReader::file_of(pid_t pid, const Vma& vma) {
+Result<const MappingReader::File*> MappingReader::file_of(pid_t pid, const Vma& vma) {
   const FileKey key(vma.device_major, vma.device_minor, vma.inode, vma.name);
   const auto known = files_.find(key);
-  if (known != files_.end()) return known->second;
+  if (known != files_.end()) return &known->second;
 
   File file;
   // maps writes a newline as \012 and a backslash as itself: the link under map_files is exact.
@@ -161,9 +171,10 @@ const MappingReader::File& MappingReader::file_of(pid_t pid, const Vma& vma) {
   struct stat there {
   }, here{};
   struct statfs system {};
-  if (!path.has_value()) {
+  if (!path && path.error().code == ENOENT) return std::unexpected(path.error());
+  if (!path) {
     file.refusal = path.error().to_string();
-    return files_[key] = std::move(file);
+    return &(files_[key] = std::move(file));
   }
   file.path = *path;
   const std::string from_outside = "/proc/" + std::to_string(pid) + "/root" + file.path;
@@ -183,31 +194,37 @@ const MappingReader::File& MappingReader::file_of(pid_t pid, const Vma& vma) {
   }
   file.identity.set_size(static_cast<uint64_t>(there.st_size));
   file.identity.set_modified_ns(there.st_mtim.tv_sec * 1'000'000'000 + there.st_mtim.tv_nsec);
-  return files_[key] = std::move(file);
+  file.identity.set_device(there.st_dev);
+  file.identity.set_inode(there.st_ino);
+  return &(files_[key] = std::move(file));
 }
 
 Result<void> MappingReader::add_shared(pid_t pid, const Vma& vma, model::Mapping& mapping) {
   mapping.set_shared_memory(vma.inode);
-  if (shared_.contains(vma.inode)) return {};
-  struct stat object {};
-  const std::string link = map_file(pid, vma);
-  if (::stat(link.c_str(), &object) != 0) return fail("examine", link);
-  shared_[vma.inode] = {
-      .pid = pid, .start = vma.start, .end = vma.end, .size = static_cast<uint64_t>(object.st_size)};
+  MappedMemory& object = shared_[vma.inode];
+  object.in_use = true;
+  if (object.fd.valid()) return {};
+  auto opened = open_file(map_file(pid, vma), O_RDONLY | O_NOATIME);
+  if (!opened) {
+    shared_.erase(vma.inode);
+    return std::unexpected(std::move(opened).error());
+  }
+  object.fd = *std::move(opened);
+  object.memfd = vma.name.starts_with(kMemfd);
+  if (object.memfd) object.name = memfd_name(vma.name);
   return {};
 }
 
-Result<void> MappingReader::add(pid_t pid, const Vma& vma, model::AddressSpace& memory,
-                                const Complaint& complain) {
-  if (is_kernels_own(vma)) {
-    if (vma.name == "[vdso]") memory.set_vdso_start(vma.start);
-    if (vma.name.starts_with("[vvar") && memory.vvar_start() == 0) memory.set_vvar_start(vma.start);
-    return {};
-  }
-  const uint64_t flags = flags_of(pid, vma);
-  if (const std::string reason = refusal_of_kind(vma, flags); !reason.empty())
-    complain(object_name(vma), reason);
-  model::Mapping& mapping = *memory.add_mappings();
+void MappingReader::begin_round() {
+  for (auto& [id, object] : shared_) object.in_use = false;
+}
+
+void MappingReader::end_round() {
+  std::erase_if(shared_, [](const auto& entry) { return !entry.second.in_use; });
+}
+
+Result<void> MappingReader::describe(pid_t pid, const Vma& vma, uint64_t flags, model::Mapping& mapping,
+                                     const Complaint& complain) {
   mapping.set_start(vma.start);
   mapping.set_end(vma.end);
   mapping.set_protection((vma.readable ? PROT_READ : 0) | (vma.writable ? PROT_WRITE : 0) |
@@ -218,15 +235,15 @@ Result<void> MappingReader::add(pid_t pid, const Vma& vma, model::AddressSpace& 
   mapping.set_advice(advice_of(flags));
   mapping.set_name(given_name(vma.name));
   if (on_kernel_shmem(vma)) {
-    if (!vma.name.starts_with("/memfd:")) map_flags |= MAP_ANONYMOUS;
+    if (!vma.name.starts_with(kMemfd)) map_flags |= MAP_ANONYMOUS;
     mapping.set_offset(vma.offset);
     GODWIT_TRY(add_shared(pid, vma, mapping));
   } else if (vma.inode != 0) {
-    const File& file = file_of(pid, vma);
-    if (!file.refusal.empty()) complain(object_name(vma), file.refusal);
+    GODWIT_ASSIGN(const File* const file, file_of(pid, vma));
+    if (!file->refusal.empty()) complain(object_name(vma), file->refusal);
     mapping.set_offset(vma.offset);
-    mapping.set_path(file.path);
-    *mapping.mutable_file() = file.identity;
+    mapping.set_path(file->path);
+    *mapping.mutable_file() = file->identity;
   } else {
     map_flags |= MAP_ANONYMOUS;
   }
@@ -236,7 +253,23 @@ Result<void> MappingReader::add(pid_t pid, const Vma& vma, model::AddressSpace& 
   return {};
 }
 
-Result<void> MappingReader::read(pid_t pid, const Scratch& scratch, model::AddressSpace& memory,
+Result<void> MappingReader::add(pid_t pid, const Vma& vma, bool frozen, model::AddressSpace& memory,
+                                const Complaint& complain) {
+  if (is_kernels_own(vma)) {
+    if (vma.name == "[vdso]") memory.set_vdso_start(vma.start);
+    if (vma.name.starts_with("[vvar") && memory.vvar_start() == 0) memory.set_vvar_start(vma.start);
+    return {};
+  }
+  const uint64_t flags = flags_of(pid, vma);
+  if (const std::string reason = refusal_of_kind(vma, flags); !reason.empty())
+    complain(object_name(vma), reason);
+  model::Mapping mapping;
+  auto described = describe(pid, vma, flags, mapping, complain);
+  if (described) *memory.add_mappings() = std::move(mapping);
+  return described || frozen || described.error().code != ENOENT ? described : Result<void>();
+}
+
+Result<void> MappingReader::read(pid_t pid, const Scratch& scratch, bool frozen, model::AddressSpace& memory,
                                  const Complaint& complain) {
   GODWIT_ASSIGN(const auto vmas, read_maps(pid));
   const uint64_t scratch_end = scratch.start + scratch.size;
@@ -244,14 +277,14 @@ Result<void> MappingReader::read(pid_t pid, const Scratch& scratch, model::Addre
     // The kernel may have merged the scratch with a neighbour: what lies on either side of it stays.
     const bool touches = scratch.valid() && vma.start < scratch_end && vma.end > scratch.start;
     if (!touches) {
-      GODWIT_TRY(add(pid, vma, memory, complain));
+      GODWIT_TRY(add(pid, vma, frozen, memory, complain));
       continue;
     }
     Vma left = vma, right = vma;
     left.end = std::min(left.end, scratch.start);
     right.start = std::max(right.start, scratch_end);
-    if (left.start < left.end) GODWIT_TRY(add(pid, left, memory, complain));
-    if (right.start < right.end) GODWIT_TRY(add(pid, right, memory, complain));
+    if (left.start < left.end) GODWIT_TRY(add(pid, left, frozen, memory, complain));
+    if (right.start < right.end) GODWIT_TRY(add(pid, right, frozen, memory, complain));
   }
   return {};
 }

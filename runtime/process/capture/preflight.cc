@@ -193,7 +193,7 @@ Result<std::vector<Refusal>> CaptureSession::preflight() {
     const auto complain = [&](const std::string& object, const std::string& reason) {
       refuse_object(*member, refusals, object, reason);
     };
-    const auto read = mappings_.read(member->process.host_pid, member->scratch, memory, complain);
+    const auto read = mappings_.read(member->process.host_pid, member->scratch, frozen_, memory, complain);
     if (!read.has_value() && read_stat(member->process.host_pid).has_value())
       complain("mappings", read.error().to_string());
   }

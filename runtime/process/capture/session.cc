@@ -32,8 +32,8 @@ Result<std::unique_ptr<Capture>> Capture::open(CaptureOptions options) {
 Result<model::Process> CaptureSession::describe(Member& member) {
   model::Process process;
   GODWIT_TRY(read_process(member, options_.init_pid, process));
-  GODWIT_TRY(
-      mappings_.read(member.process.host_pid, member.scratch, *process.mutable_memory(), nothing_refused));
+  GODWIT_TRY(mappings_.read(member.process.host_pid, member.scratch, frozen_, *process.mutable_memory(),
+                            nothing_refused));
   return process;
 }
 
@@ -151,14 +151,18 @@ Result<void> CaptureSession::add_frozen_process(Member& member, model::Snapshot&
   return {};
 }
 
-void CaptureSession::add_shared_memory(model::Snapshot& snapshot) const {
-  for (const auto& [id, place] : mappings_.shared()) {
+// The one list of shared memory of a round, live or frozen: what descriptors lead to, mapped or not, and what
+// is mapped and open no more.
+Result<void> CaptureSession::add_shared_memory(model::Snapshot& snapshot) {
+  mappings_.end_round();
+  GODWIT_TRY(descriptors_->capture_memory(processes(), frozen_, snapshot));
+  for (const auto& [id, object] : mappings_.shared()) {
     if (std::ranges::any_of(snapshot.shared_memory(), [&](const auto& known) { return known.id() == id; }))
       continue;
-    auto& memory = *snapshot.add_shared_memory();
-    memory.set_id(id);
-    memory.set_size(place.size);
+    GODWIT_TRY(
+        read_shared_memory(object.fd.get(), id, object.memfd, object.name, *snapshot.add_shared_memory()));
   }
+  return {};
 }
 
 Result<void> CaptureSession::add_clocks(model::Snapshot& snapshot) const {
@@ -188,9 +192,9 @@ Result<model::Snapshot> CaptureSession::snapshot_live() {
   if (frozen_) return refuse("take a live snapshot of", "the container", "it is frozen");
   GODWIT_TRY(refresh_members());
   model::Snapshot snapshot;
-  mappings_.clear_shared();
+  mappings_.begin_round();
   for (auto& member : members_) GODWIT_TRY(add_live_process(*member, snapshot));
-  add_shared_memory(snapshot);
+  GODWIT_TRY(add_shared_memory(snapshot));
   GODWIT_TRY(add_clocks(snapshot));
   GODWIT_TRY(descriptors_->capture_live(processes(), snapshot));
   return snapshot;
@@ -200,9 +204,9 @@ Result<model::Snapshot> CaptureSession::snapshot_frozen_memory() {
   if (!frozen_) return refuse("take a frozen snapshot of", "the container", "it runs");
   model::Snapshot snapshot;
   snapshot.set_frozen(true);
-  mappings_.clear_shared();
+  mappings_.begin_round();
   for (auto& member : members_) GODWIT_TRY(add_frozen_process(*member, snapshot));
-  add_shared_memory(snapshot);
+  GODWIT_TRY(add_shared_memory(snapshot));
   frozen_memory_ = snapshot;
   GODWIT_TRY(add_clocks(*frozen_memory_));
   // Now rather than with the rest: a thread that is woken to answer may be put behind whoever reads pages by
@@ -228,13 +232,8 @@ Result<model::Snapshot> CaptureSession::snapshot_frozen() {
 }
 
 Result<int> CaptureSession::shared_memory_fd(uint64_t id) {
-  if (const auto known = shared_fds_.find(id); known != shared_fds_.end()) return known->second.get();
-  const auto place = mappings_.shared().find(id);
-  if (place == mappings_.shared().end()) return descriptors_->shared_memory_fd(id);
-  char name[64];
-  std::snprintf(name, sizeof name, "map_files/%lx-%lx", place->second.start, place->second.end);
-  GODWIT_ASSIGN(Fd fd, open_file(proc_path(place->second.pid, name), O_RDWR));
-  return shared_fds_.emplace(id, std::move(fd)).first->second.get();
+  const auto mapped = mappings_.shared().find(id);
+  return mapped != mappings_.shared().end() ? mapped->second.fd.get() : descriptors_->shared_memory_fd(id);
 }
 
 }  // namespace godwit::runtime

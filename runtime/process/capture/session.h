@@ -77,7 +77,7 @@ class CaptureSession final : public Capture {
   static Result<void> add_frozen_tids(const Member& member, model::Process& process);
   Result<void> ask_all(model::Snapshot& snapshot) const;
   Result<void> add_frozen_threads(Member& member, model::Process& process);
-  void add_shared_memory(model::Snapshot& snapshot) const;
+  Result<void> add_shared_memory(model::Snapshot& snapshot);
   Result<void> add_clocks(model::Snapshot& snapshot) const;
   Result<void> require_movable(const Member& member) const;
 
@@ -95,7 +95,6 @@ class CaptureSession final : public Capture {
   std::optional<Error> in_vfork_;  // this freeze has met such a thread
   MappingReader mappings_;
   RestartMemory restarts_;
-  std::map<uint64_t, Fd> shared_fds_;
   bool cgroup_frozen_ = false;
   bool frozen_ = false;
   bool dismantled_ = false;

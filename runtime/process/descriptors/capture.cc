@@ -31,6 +31,8 @@ class Capturer final : public DescriptorCapture {
 
   Result<void> preflight(const std::vector<CapturedProcess>& processes,
                          std::vector<Refusal>& refusals) override;
+  Result<void> capture_memory(const std::vector<CapturedProcess>& processes, bool frozen,
+                              model::Snapshot& snapshot) override;
   Result<void> capture_live(const std::vector<CapturedProcess>& processes,
                             model::Snapshot& snapshot) override;
   Result<void> capture_frozen(const std::vector<FrozenProcess>& processes,
@@ -43,8 +45,8 @@ class Capturer final : public DescriptorCapture {
   Result<void> describe_socket(const ObjectFacts& facts, int fd, Moment moment,
                                model::FileDescription& model);
   std::string unix_reason(uint64_t inode, const Holder& at);
-  Result<void> describe_memory(const SurveyedDescription& one, int fd, model::Snapshot& snapshot,
-                               model::FileDescription& model);
+  Result<void> read_memory(const SurveyedDescription& one, model::Snapshot& snapshot);
+  Result<void> read_all_memory(bool frozen, model::Snapshot& snapshot);
   Result<void> add_other_locks(const Survey& survey, size_t index, FdInfo& info);
   Result<void> name_lock_owners(model::RegularFile& file);
   Result<void> read_owner(int fd, model::FileDescription& model);
@@ -59,6 +61,7 @@ class Capturer final : public DescriptorCapture {
   Surveyor surveyor_;
   NetworkNamespace network_;
   std::unordered_map<uint64_t, UnixPeer> unix_;
+  Survey survey_;  // of the last capture_memory()
   std::map<uint64_t, Fd> memory_;
   std::set<uint64_t> pipes_told_;
   std::vector<InRepair> in_repair_;
@@ -181,26 +184,41 @@ Result<void> Capturer::describe_socket(const ObjectFacts& facts, int fd, Moment 
   return outcome;
 }
 
-Result<void> Capturer::describe_memory(const SurveyedDescription& one, int fd, model::Snapshot& snapshot,
-                                       model::FileDescription& model) {
+Result<void> Capturer::read_memory(const SurveyedDescription& one, model::Snapshot& snapshot) {
+  constexpr std::string_view kPrefix = "/memfd:";
+  constexpr std::string_view kSuffix = " (deleted)";
   const ObjectFacts& facts = one.knowledge->facts;
   const uint64_t id = facts.status.st_ino;
-  if (!memory_.contains(id)) {
-    const std::string path = "/proc/" + std::to_string(one.at.pid) + "/fd/" + std::to_string(one.at.number);
-    auto opened = open_file(path, O_RDWR);
-    if (!opened) opened = open_file(path, O_RDONLY);
-    if (!opened) return std::unexpected(opened.error());
-    memory_[id] = std::move(*opened);
+  const auto entry = std::ranges::find(*snapshot.mutable_shared_memory(), id, &model::SharedMemory::id);
+  if (entry != snapshot.mutable_shared_memory()->end()) {
+    entry->set_traceless(entry->traceless() || (facts.flags & O_NOATIME) != 0);
+    return {};
   }
-  auto* entry = [&] {
-    for (model::SharedMemory& memory : *snapshot.mutable_shared_memory())
-      if (memory.id() == id) return &memory;
-    return snapshot.add_shared_memory();
-  }();
-  GODWIT_TRY(read_memfd(memory_[id].get(), facts, id, *entry));
-  model.mutable_memory()->set_shared_memory(id);
-  const off_t position = fd >= 0 ? ::lseek(fd, 0, SEEK_CUR) : 0;
-  model.mutable_memory()->set_position(std::max<off_t>(position, 0));
+  Fd& fd = memory_[id];
+  if (!fd.valid()) {
+    const std::string path = "/proc/" + std::to_string(one.at.pid) + "/fd/" + std::to_string(one.at.number);
+    GODWIT_ASSIGN(fd, open_file(path, O_RDONLY | O_NOATIME));
+  }
+  std::string name = facts.link.substr(kPrefix.size());
+  if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
+  model::SharedMemory memory;
+  GODWIT_TRY(read_shared_memory(fd.get(), id, true, name, memory));
+  memory.set_traceless((facts.flags & O_NOATIME) != 0);
+  *snapshot.add_shared_memory() = std::move(memory);
+  return {};
+}
+
+// What is open nowhere any more is let go: its memory is the container's to give back.
+Result<void> Capturer::read_all_memory(bool frozen, model::Snapshot& snapshot) {
+  std::set<uint64_t> found;
+  for (const SurveyedDescription& one : survey_.descriptions) {
+    if (one.knowledge->kind != ObjectKind::kMemory || !one.knowledge->reason.empty()) continue;
+    const auto outcome = read_memory(one, snapshot);
+    // Live: closed at this moment.
+    if (!outcome && frozen) return outcome;
+    if (outcome) found.insert(one.knowledge->facts.status.st_ino);
+  }
+  std::erase_if(memory_, [&](const auto& entry) { return !found.contains(entry.first); });
   return {};
 }
 
@@ -302,7 +320,10 @@ Result<void> Capturer::describe(const Survey& survey, size_t index, Moment momen
     case ObjectKind::kUdpSocket:
       return describe_socket(facts, copy.get(), moment, model);
     case ObjectKind::kMemory:
-      return describe_memory(one, copy.get(), snapshot, model);
+      model.mutable_memory()->set_shared_memory(facts.status.st_ino);
+      if (copy.valid())
+        model.mutable_memory()->set_position(std::max<off_t>(::lseek(copy.get(), 0, SEEK_CUR), 0));
+      return {};
     case ObjectKind::kLog:
       model.mutable_log();
       return {};
@@ -351,32 +372,34 @@ Result<void> Capturer::fill_tables(const Survey& survey, const std::vector<Captu
   return {};
 }
 
+Result<void> Capturer::capture_memory(const std::vector<CapturedProcess>& processes, bool frozen,
+                                      model::Snapshot& snapshot) {
+  processes_ = processes;
+  GODWIT_ASSIGN(survey_, surveyor_.survey(processes, frozen));
+  return read_all_memory(frozen, snapshot);
+}
+
 Result<void> Capturer::capture_live(const std::vector<CapturedProcess>& processes,
                                     model::Snapshot& snapshot) {
-  GODWIT_ASSIGN(const Survey survey, surveyor_.survey(processes, false));
-  GODWIT_TRY(list_unix_if_needed(survey));
-  processes_ = processes;
+  GODWIT_TRY(list_unix_if_needed(survey_));
   pipes_told_.clear();
   snapshot.clear_descriptions();
-  for (size_t i = 0; i < survey.descriptions.size(); ++i) {
+  for (size_t i = 0; i < survey_.descriptions.size(); ++i) {
     const int before = snapshot.descriptions_size();
     // What closes or changes at this moment is left out; the frozen snapshot is the one that counts.
-    if (!describe(survey, i, Moment::kLive, snapshot))
+    if (!describe(survey_, i, Moment::kLive, snapshot))
       snapshot.mutable_descriptions()->DeleteSubrange(before, snapshot.descriptions_size() - before);
   }
-  return fill_tables(survey, processes, {}, snapshot);
+  return fill_tables(survey_, processes, {}, snapshot);
 }
 
 Result<void> Capturer::capture_frozen(const std::vector<FrozenProcess>& frozen, model::Snapshot& snapshot) {
-  processes_.clear();
-  for (const FrozenProcess& one : frozen) processes_.push_back(one.process);
-  GODWIT_ASSIGN(const Survey survey, surveyor_.survey(processes_, true));
-  GODWIT_TRY(list_unix_if_needed(survey));
+  GODWIT_TRY(list_unix_if_needed(survey_));
   pipes_told_.clear();
   snapshot.clear_descriptions();
-  for (size_t i = 0; i < survey.descriptions.size(); ++i)
-    GODWIT_TRY(describe(survey, i, Moment::kFrozen, snapshot));
-  return fill_tables(survey, processes_, frozen, snapshot);
+  for (size_t i = 0; i < survey_.descriptions.size(); ++i)
+    GODWIT_TRY(describe(survey_, i, Moment::kFrozen, snapshot));
+  return fill_tables(survey_, processes_, frozen, snapshot);
 }
 
 Result<void> Capturer::undo() {
@@ -391,7 +414,8 @@ Result<void> Capturer::undo() {
 
 Result<int> Capturer::shared_memory_fd(uint64_t id) {
   const auto place = memory_.find(id);
-  if (place == memory_.end()) return refuse("find shared memory", std::to_string(id), "no memfd has this id");
+  if (place == memory_.end() || !place->second.valid())
+    return refuse("find shared memory", std::to_string(id), "no memfd has this id");
   return place->second.get();
 }
 

@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "runtime/process/descriptors/source.h"
+#include "runtime/process/descriptors.h"
 #include "runtime/process/descriptors/target.h"
 
 #ifndef F_SEAL_EXEC
@@ -16,17 +16,16 @@
 
 namespace godwit::runtime {
 
-Result<void> read_memfd(int memfd, const ObjectFacts& facts, uint64_t id, model::SharedMemory& memory) {
+Result<void> read_shared_memory(int fd, uint64_t id, bool memfd, const std::string& name,
+                                model::SharedMemory& memory) {
+  const std::string whose = memfd ? "memfd " + name : "shared memory " + std::to_string(id);
   struct stat status {};
-  if (::fstat(memfd, &status) != 0) return fail("stat", facts.link);
-  const int seals = ::fcntl(memfd, F_GET_SEALS);
-  if (seals < 0) return fail("ask the seals of", facts.link, errno, "huge page files cannot be moved");
-  constexpr std::string_view kPrefix = "/memfd:";
-  constexpr std::string_view kSuffix = " (deleted)";
-  std::string name = facts.link.substr(kPrefix.size());
-  if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
+  if (::fstat(fd, &status) != 0) return fail("stat", whose);
   memory.set_id(id);
   memory.set_size(static_cast<uint64_t>(status.st_size));
+  if (!memfd) return {};
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0) return fail("ask the seals of", whose, errno, "huge page files cannot be moved");
   memory.set_memfd(true);
   memory.set_name(name);
   memory.set_seals(static_cast<uint32_t>(seals));

@@ -47,7 +47,4 @@ Result<std::unordered_map<uint64_t, UnixPeer>> list_unix_sockets(const NetworkNa
 Result<void> read_unix(int socket, const ObjectFacts& facts, const UnixPeer& peer, Moment moment,
                        model::UnixSocket& model);
 
-// SharedMemory of a memfd; `id` names it.
-Result<void> read_memfd(int memfd, const ObjectFacts& facts, uint64_t id, model::SharedMemory& memory);
-
 }  // namespace godwit::runtime

@@ -71,7 +71,8 @@ Result<const Knowledge*> Surveyor::know(pid_t pid, const TableEntry& entry, bool
   const auto key = std::pair(pid, entry.number);
   const auto place = known_.find(key);
   // The same path may lead to another file now. The frozen round sees that by the inode, and must be short.
-  const bool lasting = exact || !entry.link.starts_with("/");
+  // Memfds are many under one name: of them the inode is always asked.
+  const bool lasting = !entry.link.starts_with("/") || (exact && !entry.link.starts_with("/memfd:"));
   if (lasting && place != known_.end() && place->second.facts.link == entry.link) return &place->second;
   Knowledge knowledge;
   GODWIT_ASSIGN(knowledge.facts, learn(thief_, pid, entry));

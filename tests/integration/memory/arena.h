@@ -32,8 +32,9 @@ inline constexpr uint64_t kFileBytes = uint64_t{1} << 20;
 
 // What both processes have open.
 struct Objects {
-  Fd file;       // mapped privately by both
-  Fd source[2];  // [0] is written through mappings only, [1] by descriptor too
+  Fd file;        // mapped privately by both
+  Fd source[2];   // [0] is written through mappings only, [1] by descriptor too
+  Fd reading[2];  // the same, opened as a migration does
   Fd replica[2];
 };
 Result<Objects> make_objects();
@@ -92,11 +93,15 @@ class Servant {
   void begin_store(uint64_t address, char value);
   void begin_call(long number, std::initializer_list<uint64_t> arguments);
   void begin_threads(uint64_t count);  // starts and joins so many, one after the other
+  // Makes a shared anonymous mapping of changing size with a neighbour on either side, and for `ms` grows,
+  // shrinks and moves it as a whole, and checks its content. outcome(): 0, or what went wrong.
+  void begin_regrowing(uint64_t ms);
+  [[nodiscard]] int64_t outcome() const { return outcome_; }  // of what has ended() last
   bool ended(int timeout_ms);
 
  private:
   struct Order {
-    enum Kind : uint64_t { kCall, kStore, kLoad, kStoreInChild, kThreads } kind;
+    enum Kind : uint64_t { kCall, kStore, kLoad, kStoreInChild, kThreads, kRegrow } kind;
     uint64_t arguments[7];
   };
   void begin(const Order& order);
@@ -104,6 +109,7 @@ class Servant {
   [[noreturn]] static void serve(int channel);
   static int64_t carry_out(const Order& order);
   Fd channel_;
+  int64_t outcome_ = 0;
 };
 
 class Replica {

@@ -74,6 +74,10 @@ Result<Objects> make_objects() {
       side[i] = Fd(::memfd_create("arena", MFD_CLOEXEC));
       if (::ftruncate(side[i].get(), kObjectBytes) != 0) return fail("ftruncate", "a memfd");
     }
+  for (int i = 0; i < 2; ++i) {
+    GODWIT_ASSIGN(objects.reading[i], open_file("/proc/self/fd/" + std::to_string(objects.source[i].get()),
+                                                O_RDONLY | O_NOATIME));
+  }
   return objects;
 }
 

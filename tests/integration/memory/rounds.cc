@@ -93,11 +93,8 @@ Result<MemoryView> RoundsTest::view(bool frozen) const {
   MemoryView view{.processes = {}, .shared_memory = {}, .frozen = frozen};
   ProcessView process{.space_id = kSourceId, .host_pid = source_.child.pid(), .vmas = {}, .kernel_bytes = {}};
   for (uint64_t id = 0; id < 2; ++id)
-    view.shared_memory.push_back({.space_id = id + 1,
-                                  .fd = objects_.source[id].get(),
-                                  .size = arena::kObjectBytes,
-                                  .written_by_descriptor = id == 1,
-                                  .mappings = {}});
+    view.shared_memory.push_back(
+        {.space_id = id + 1, .fd = objects_.reading[id].get(), .size = arena::kObjectBytes, .mappings = {}});
   GODWIT_ASSIGN(const std::vector<Vma> all, read_maps(source_.child.pid()));
   for (Vma vma : all) {
     const Range zone = vma.start >= arena::kStart
@@ -196,7 +193,7 @@ void RoundsTest::compare(const MemoryView& view) {
   }
   for (int i = 0; i < 2; ++i) {
     const Vma whole{.start = 0, .end = arena::kObjectBytes, .name = {}};
-    ASSERT_NO_FATAL_FAILURE(compare_vma(whole, objects_.source[i].get(), objects_.replica[i].get()));
+    ASSERT_NO_FATAL_FAILURE(compare_vma(whole, objects_.reading[i].get(), objects_.replica[i].get()));
   }
   EXPECT_EQ(*digest, *other) << "seed " << seed_;
   const auto kept = kept_.digests(replica_view(view));

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +27,35 @@ void store_bytes(uint64_t address, uint64_t count, uint64_t value, uint64_t step
 void end_with(const char* what) {
   std::perror(what);
   std::abort();
+}
+
+// A mapping between two others of its kind: where it cannot grow it moves. Each page holds its number.
+int64_t regrow(uint64_t ms) {
+  constexpr uint64_t kPagesMax = 48;
+  constexpr int kShared = MAP_SHARED | MAP_ANONYMOUS;
+  const auto number_of = [](char* page) { return reinterpret_cast<volatile uint64_t*>(page); };
+  void* made = ::mmap(nullptr, kPagesMax * 4096, PROT_READ | PROT_WRITE, kShared, -1, 0);
+  if (made == MAP_FAILED) return -errno;
+  char* memory = static_cast<char*>(made);
+  uint64_t pages = kPagesMax;
+  for (uint64_t i = 0; i < pages; ++i) *number_of(memory + i * 4096) = i;
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+  for (uint64_t turn = 1; std::chrono::steady_clock::now() < until; ++turn) {
+    // The object keeps what it is shrunk by: pages come back as they were.
+    const uint64_t wanted = 1 + turn * 7 % kPagesMax;
+    made = ::mremap(memory, pages * 4096, wanted * 4096, MREMAP_MAYMOVE);
+    if (made == MAP_FAILED) return -errno;
+    memory = static_cast<char*>(made);
+    pages = wanted;
+    for (uint64_t i = 0; i < pages; ++i)
+      if (*number_of(memory + i * 4096) != i) return -EILSEQ;
+    *number_of(memory + turn % pages * 4096) = turn % pages;
+    if (turn % 16 != 0) continue;
+    // Something in its way, for a while.
+    void* const neighbour = ::mmap(memory + pages * 4096, 4096, PROT_READ | PROT_WRITE, kShared, -1, 0);
+    if (turn % 32 == 0 && neighbour != MAP_FAILED) ::munmap(neighbour, 4096);
+  }
+  return 0;
 }
 
 }  // namespace
@@ -54,6 +85,8 @@ int64_t Servant::carry_out(const Order& order) {
     case Order::kThreads:
       for (uint64_t i = 0; i < a[0]; ++i) std::thread([] {}).join();
       return 0;
+    case Order::kRegrow:
+      return regrow(a[0]);
   }
   return -EINVAL;
 }
@@ -124,6 +157,10 @@ void Servant::begin_threads(uint64_t count) {
   begin({.kind = Order::kThreads, .arguments = {count}});
 }
 
+void Servant::begin_regrowing(uint64_t ms) {
+  begin({.kind = Order::kRegrow, .arguments = {ms}});
+}
+
 void Servant::begin_store(uint64_t address, char value) {
   begin({.kind = Order::kStore, .arguments = {address, 1, static_cast<uint64_t>(value), 1}});
 }
@@ -137,8 +174,7 @@ void Servant::begin_call(long number, std::initializer_list<uint64_t> arguments)
 bool Servant::ended(int timeout_ms) {
   pollfd waiting{channel_.get(), POLLIN, 0};
   if (::poll(&waiting, 1, timeout_ms) != 1) return false;
-  int64_t result = 0;
-  return ::read(channel_.get(), &result, sizeof result) == sizeof result;
+  return ::read(channel_.get(), &outcome_, sizeof outcome_) == sizeof outcome_;
 }
 
 }  // namespace godwit::runtime::arena

@@ -14,9 +14,11 @@
 #include <cstdio>
 #include <functional>
 #include <string_view>
+#include <system_error>
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "runtime/memory/shared_stamps.h"
 #include "tests/integration/memory/rounds.h"
 
 namespace godwit::runtime {
@@ -29,6 +31,8 @@ constexpr uint64_t kReadWrite = PROT_READ | PROT_WRITE;
 constexpr uint64_t kArea = arena::kStart + 16 * kHuge;  // where the cases do their work; in the zone
 constexpr uint64_t kOther = arena::kStart;
 constexpr uint64_t kPages = 256;
+// After it, the times of a shared-memory object tell what happens next.
+constexpr useconds_t kSettleUs = SharedStamps::kSettleNs / 1000 * 3 / 2;
 
 class Trackers : public RoundsTest {
  protected:
@@ -273,6 +277,74 @@ TEST_P(Trackers, SharedMemoryByDescriptor) {
         call(SYS_pwrite64, {static_cast<uint64_t>(object), kOther, 100, 5 * kPage + 7});
         servant_->store(kArea + 9 * kPage, 1, ++value_);
       });
+}
+
+// No page table says that it was written to, then or ever.
+TEST_P(Trackers, SharedMemoryByDescriptorAlone) {
+  const int object = objects_.source[0].get();
+  const auto write = [&](uint64_t page) {
+    call(SYS_pwrite64, {static_cast<uint64_t>(object), kOther, 100, page * kPage + 7});
+  };
+  check(
+      [&] {
+        fill(kOther, 1);
+        write(5);
+        ::usleep(kSettleUs);
+      },
+      [&] { write(5), write(9); });
+}
+
+TEST_P(Trackers, SharedMemoryMappedForAMoment) {
+  const int object = objects_.source[0].get();
+  check(
+      [&] {
+        map(kArea, 64, MAP_SHARED | MAP_FIXED, object);
+        servant_->store(kArea, 64, ++value_);
+        ::usleep(kSettleUs);
+      },
+      [&] {
+        map(kOther, 64, MAP_SHARED | MAP_FIXED, object);
+        servant_->store(kOther + 3 * kPage, 5, ++value_);
+        call(SYS_munmap, {kOther, 64 * kPage});
+      });
+}
+
+// It costs nothing in the frozen round if nobody uses it.
+TEST_P(Trackers, IdleSharedMemoryIsNotRead) {
+  if (GetParam() != Tracking::kUffd) GTEST_SKIP() << "others compare all shared memory that is mapped";
+  track();
+  fill(kOther, 1);
+  call(SYS_pwrite64, {static_cast<uint64_t>(objects_.source[0].get()), kOther, 4096, 5 * kPage});
+  ::usleep(kSettleUs);
+  MemoryView seen;
+  ASSERT_NO_FATAL_FAILURE(round(false, seen));
+  source_.child.stop();
+  ASSERT_NO_FATAL_FAILURE(round(false, seen));
+  auto frozen = view(true);
+  ASSERT_DONE(frozen);
+  std::erase_if(frozen->processes, [](const ProcessView&) { return true; });
+  const uint64_t before = pages_.counters().bytes_read;
+  ASSERT_DONE(pages_.begin_round(*frozen));
+  EXPECT_EQ(pages_.pages_left(), 0U);
+  EXPECT_EQ(pages_.counters().bytes_read, before);
+}
+
+// The program must not notice: what grows and moves while it is registered is registered whole or not at all.
+TEST_P(Trackers, GrowsAndMovesWhileItIsRegistered) {
+  if (!tracker_) GTEST_SKIP() << "nothing to ask";
+  servant_->begin_regrowing(1500);
+  uint64_t rounds = 0;
+  for (; !servant_->ended(0); ++rounds) {
+    auto vmas = read_maps(source_.child.pid());
+    ASSERT_DONE(vmas);
+    std::erase_if(*vmas, [](const Vma& vma) { return vma.name.starts_with("[v"); });
+    ASSERT_DONE(tracker_->follow(*vmas));
+    Ranges replaced;
+    ASSERT_DONE(tracker_->collect(replaced));
+  }
+  EXPECT_EQ(servant_->outcome(), 0) << std::generic_category().message(
+      static_cast<int>(-servant_->outcome()));
+  EXPECT_GT(rounds, 10U);
 }
 
 TEST_P(Trackers, HugePages) {

@@ -29,6 +29,16 @@ class DescriptorRig {
     GODWIT_TRY(puppet->make_scratch());
     return puppet;
   }
+  static Result<void> capture_live(DescriptorCapture& capture, const CapturedProcess& process,
+                                   model::Snapshot& live) {
+    GODWIT_TRY(capture.capture_memory({process}, false, live));
+    return capture.capture_live({process}, live);
+  }
+  static Result<void> capture_frozen(DescriptorCapture& capture, const FrozenProcess& process,
+                                     model::Snapshot& frozen) {
+    GODWIT_TRY(capture.capture_memory({process.process}, true, frozen));
+    return capture.capture_frozen({process}, frozen);
+  }
   static model::Snapshot empty_snapshot() {
     model::Snapshot snapshot;
     snapshot.add_processes()->set_pid(kPidInSnapshot);

@@ -178,7 +178,7 @@ TEST_F(Table, EveryKindArrives) {
   auto rebuild = DescriptorRebuild::open(replica.pid(), std::move(ours), theirs.get(), log_);
   ASSERT_TRUE(rebuild) << rebuild.error().to_string();
   auto live = DescriptorRig::empty_snapshot();
-  auto done = (*capture)->capture_live({at_source}, live);
+  auto done = DescriptorRig::capture_live(**capture, at_source, live);
   ASSERT_TRUE(done) << done.error().to_string();
   done = (*rebuild)->prepare(live);
   ASSERT_TRUE(done) << done.error().to_string();
@@ -190,7 +190,7 @@ TEST_F(Table, EveryKindArrives) {
   auto frozen = DescriptorRig::empty_snapshot();
   frozen.set_frozen(true);
   const int64_t start = monotonic_us();
-  done = (*capture)->capture_frozen({{.process = at_source, .leader = held->get()}}, frozen);
+  done = DescriptorRig::capture_frozen(**capture, {.process = at_source, .leader = held->get()}, frozen);
   const int64_t captured = monotonic_us();
   ASSERT_TRUE(done) << done.error().to_string();
   done = (*rebuild)->complete(

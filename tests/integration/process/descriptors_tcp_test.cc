@@ -155,9 +155,10 @@ int capture_and_die(pid_t source) {
     auto held = DescriptorRig::hold(source);
     auto frozen = DescriptorRig::empty_snapshot();
     frozen.set_frozen(true);
-    const bool done = capture && held &&
-                      (*capture)->capture_frozen(
-                          {{.process = DescriptorRig::process(source), .leader = held->get()}}, frozen);
+    const bool done =
+        capture && held &&
+        DescriptorRig::capture_frozen(
+            **capture, {.process = DescriptorRig::process(source), .leader = held->get()}, frozen);
     ::_exit(done ? 0 : 1);
   }
   int status = -1;
@@ -195,7 +196,7 @@ TEST_P(Tcp, StreamGoesOn) {
   auto rebuild = DescriptorRebuild::open(replica.pid(), std::move(ours), theirs.get(), "");
   ASSERT_TRUE(capture && rebuild);
   auto live = DescriptorRig::empty_snapshot();
-  auto done = (*capture)->capture_live({at_source}, live);
+  auto done = DescriptorRig::capture_live(**capture, at_source, live);
   ASSERT_TRUE(done) << done.error().to_string();
   done = (*rebuild)->prepare(live);
   ASSERT_TRUE(done) << done.error().to_string();
@@ -212,7 +213,7 @@ TEST_P(Tcp, StreamGoesOn) {
   auto frozen = DescriptorRig::empty_snapshot();
   frozen.set_frozen(true);
   const int64_t start = monotonic_us();
-  done = (*capture)->capture_frozen({{.process = at_source, .leader = held->get()}}, frozen);
+  done = DescriptorRig::capture_frozen(**capture, {.process = at_source, .leader = held->get()}, frozen);
   ASSERT_TRUE(done) << done.error().to_string();
   const int64_t captured = monotonic_us();
   const std::vector<ReplicaProcess> processes = {

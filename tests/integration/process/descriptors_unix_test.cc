@@ -186,7 +186,7 @@ TEST_F(UnixNames, ListenersAndTheirConnectionsArrive) {
   auto frozen = DescriptorRig::empty_snapshot();
   frozen.set_frozen(true);
   const int64_t start = monotonic_us();
-  auto done = (*capture)->capture_frozen({{.process = at_source, .leader = held->get()}}, frozen);
+  auto done = DescriptorRig::capture_frozen(**capture, {.process = at_source, .leader = held->get()}, frozen);
   const int64_t captured = monotonic_us();
   ASSERT_TRUE(done) << done.error().to_string();
   done = (*rebuild)->complete(
