@@ -6,8 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <sstream>
+#include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/fd.h"
 
 namespace godwit::runtime {
@@ -85,7 +91,38 @@ Result<void> wait_for_rcu() {
   return {};
 }
 
+// For each CPU that is online how many packets wait. The twelfth number of a line, in hexadecimal
+// (net/core/net-procfs.c: softnet_seq_show); the CPU is the thirteenth.
+std::map<unsigned long, unsigned long> queued_packets() {
+  constexpr size_t kQueuedField = 11;
+  std::map<unsigned long, unsigned long> queued;
+  const auto text = read_file("/proc/thread-self/net/softnet_stat", size_t{1} << 20);
+  if (!text) return queued;
+  std::istringstream lines(*text);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream numbers(line);
+    std::vector<unsigned long> fields;
+    for (std::string number; numbers >> number;) fields.push_back(std::strtoul(number.c_str(), nullptr, 16));
+    if (fields.size() > kQueuedField + 1) queued[fields[kQueuedField + 1]] = fields[kQueuedField];
+  }
+  return queued;
+}
+
 }  // namespace
+
+void wait_for_queued_packets() {
+  constexpr unsigned kPauseUs = 50;
+  constexpr int64_t kWaitUsMax = 5'000;
+  const int64_t end_us = monotonic_us() + kWaitUsMax;
+  std::set<unsigned long> seen_empty;
+  for (;;) {
+    const auto queued = queued_packets();
+    for (const auto& [cpu, packets] : queued)
+      if (packets == 0) seen_empty.insert(cpu);
+    if (seen_empty.size() >= queued.size() || monotonic_us() >= end_us) return;
+    ::usleep(kPauseUs);
+  }
+}
 
 Result<void> wait_for_packet_processing() {
   static const bool preemptible = softirqs_preemptible();

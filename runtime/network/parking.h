@@ -17,6 +17,11 @@
 // when the socket's lock is released, so by the first getsockopt(2) on it.) Fragments of a datagram whose
 // other fragments came before park() are lost; TCP sends none, and UDP may lose.
 //
+// The container's loopback is shut together with it (runtime/network/loopback_gate.h).
+//
+// A step before it, park_newcomers() takes only what asks for a new TCP connection, so that handshakes end
+// and listeners' queues empty while the container still runs.
+//
 // The programs and the word belong to the interfaces (runtime/network/ingress_filter.h). If this process
 // dies, at whatever moment and whoever else dies with it, they stay as they are: from park() on no frame gets
 // into the container, and from seal() on none leaves it, until the agent says which way it ends
@@ -61,7 +66,12 @@ class ParkingLot {
   // Removes the tap. Unparks and removes the programs, but not of a sealed lot: its programs stay as after a
   // death.
   virtual ~ParkingLot() = default;
-  // After it no frame gets into the container's network stack. Tens of microseconds.
+  // After it no new TCP connection to the container begins. Tens of microseconds. A client sends its SYN
+  // again after a second: until then nobody notices.
+  virtual Result<void> park_newcomers() = 0;
+  // After it no frame gets into the container's network stack, and no TCP segment goes by its loopback. Tens
+  // of microseconds. The container must be stopped: a datagram that it sends to itself would not be waited
+  // for.
   virtual Result<void> park() = 0;
   // The container's own frames are stopped too: called at the commit, before it is let go. One store, which
   // cannot fail; refused only if not parked. Outlives this object and process.

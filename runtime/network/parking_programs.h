@@ -15,6 +15,8 @@ enum class ParkMode : uint32_t {
   kParked = 1,
   // Frames are still parked while earlier ones wait to be put back, and pass as soon as none does.
   kDraining = 2,
+  // Only what asks for a new TCP connection is parked.
+  kNewcomersParked = 3,
 };
 
 // Layout known to the programs; written by both sides without locks, each field by one side.
