@@ -193,6 +193,16 @@ class Connections(LabCase):
         self.assertEqual(report["wrong"], [])
         self.assertGreater(report["steps"], 3)
 
+    def test_an_interface_made_inside_is_named(self):
+        self.start("wired", CLOSING)
+        inside = self.lab.agents["a"].root / "network/wired"
+        subprocess.run(["nsenter", f"--net={inside}", "ip", "link", "add", "wire0", "type", "veth", "peer", "wire1"],
+                       check=True)
+        result = self.lab.migrate("wired", check=False)
+        self.assertRegex(result["error"], "network interface wire0: only lo and eth0 are moved")
+        subprocess.run(["nsenter", f"--net={inside}", "ip", "link", "delete", "wire0"], check=True)
+        self.lab.migrate("wired", "--verify")
+
 
 if __name__ == "__main__":
     unittest.main()

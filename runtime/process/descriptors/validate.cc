@@ -84,7 +84,7 @@ Result<void> check_tcp(const model::TcpSocket& tcp, bool frozen) {
 }
 
 // IPv4 has no larger ones.
-constexpr size_t kDatagramMax = 65535 - 20 - 8;
+constexpr size_t kUdpPayloadMax = 65535 - 20 - 8;
 
 Result<void> check_udp(const model::UdpSocket& udp) {
   GODWIT_TRY(check_addresses(udp.family(), udp.local_address(), udp.remote_address()));
@@ -93,7 +93,7 @@ Result<void> check_udp(const model::UdpSocket& udp) {
   size_t bytes = 0;
   for (const auto& datagram : udp.queue()) {
     GODWIT_TRY(to_address(datagram.source(), udp.family()));
-    if (datagram.payload().size() > kDatagramMax)
+    if (datagram.payload().size() > kUdpPayloadMax)
       return unacceptable("UDP socket", "a datagram is longer than there are");
     bytes += datagram.payload().size();
   }
