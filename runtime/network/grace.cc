@@ -7,10 +7,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
-#include <set>
-#include <sstream>
-#include <string>
 #include <vector>
 
 #include "base/clock.h"
@@ -91,19 +87,22 @@ Result<void> wait_for_rcu() {
   return {};
 }
 
-// For each CPU that is online how many packets wait. The twelfth number of a line, in hexadecimal
-// (net/core/net-procfs.c: softnet_seq_show); the CPU is the thirteenth.
-std::map<unsigned long, unsigned long> queued_packets() {
-  constexpr size_t kQueuedField = 11;
-  std::map<unsigned long, unsigned long> queued;
+// How many packets wait for each CPU that is online: the twelfth number of a line, in hexadecimal
+// (net/core/net-procfs.c: softnet_seq_show). The lines are in the order of the CPUs.
+std::vector<unsigned long> queued_packets() {
+  constexpr int kQueuedField = 12;
+  std::vector<unsigned long> queued;
   const auto text = read_file("/proc/thread-self/net/softnet_stat", size_t{1} << 20);
   if (!text) return queued;
-  std::istringstream lines(*text);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream numbers(line);
-    std::vector<unsigned long> fields;
-    for (std::string number; numbers >> number;) fields.push_back(std::strtoul(number.c_str(), nullptr, 16));
-    if (fields.size() > kQueuedField + 1) queued[fields[kQueuedField + 1]] = fields[kQueuedField];
+  const char* at = text->c_str();
+  for (int field = 1; *at != '\0'; ++field) {
+    char* end = nullptr;
+    const unsigned long number = std::strtoul(at, &end, 16);
+    if (end == at) break;
+    if (field == kQueuedField) queued.push_back(number);
+    at = end + 1;
+    if (*end == '\n') field = 0;
+    if (*end == '\0') break;
   }
   return queued;
 }
@@ -114,12 +113,14 @@ void wait_for_queued_packets() {
   constexpr unsigned kPauseUs = 50;
   constexpr int64_t kWaitUsMax = 5'000;
   const int64_t end_us = monotonic_us() + kWaitUsMax;
-  std::set<unsigned long> seen_empty;
+  std::vector<bool> seen_empty;
   for (;;) {
     const auto queued = queued_packets();
-    for (const auto& [cpu, packets] : queued)
-      if (packets == 0) seen_empty.insert(cpu);
-    if (seen_empty.size() >= queued.size() || monotonic_us() >= end_us) return;
+    // With another number of CPUs the lines are others'.
+    if (seen_empty.size() != queued.size()) seen_empty.assign(queued.size(), false);
+    for (size_t i = 0; i < queued.size(); ++i)
+      if (queued[i] == 0) seen_empty[i] = true;
+    if (std::ranges::find(seen_empty, false) == seen_empty.end() || monotonic_us() >= end_us) return;
     ::usleep(kPauseUs);
   }
 }

@@ -336,6 +336,7 @@ TEST_P(Parking, NothingMovesByLoopbackWhileParked) {
                 static_cast<ssize_t>(bytes.size()));
     ASSERT_OK(timed("park", "a", [&] { return (*lot)->park(); }));
     std::vector<int> before;
+    before.reserve(pairs.size());
     for (const TcpPair& pair : pairs) before.push_back(waiting_in(pair.server));
     sleep_ms(60);
     for (size_t i = 0; i < pairs.size(); ++i) {
@@ -408,7 +409,7 @@ TEST_P(Parking, NewcomersWaitWhileOthersGoOn) {
   Fd newcomer;
   ASSERT_OK(run_in_network_namespace(place("client"), [&]() -> Result<void> {
     newcomer = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    ::connect(newcomer.get(), raw, sizeof address);
+    if (::connect(newcomer.get(), raw, sizeof address) == 0) return fail("park", "a newcomer", EISCONN);
     return {};
   }));
   char byte = 'x';
