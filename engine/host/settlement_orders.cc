@@ -83,7 +83,7 @@ Result<void> Settlement::let_run(const ContainerRecord& record) {
     log_failure(id, refuse("read", host_.paths(id).plan, "it is damaged"));
   tell(id, runtime::release_held(pid, pids, plan));
   const auto attachment = host_.network.find(id);
-  log_failure(id, attachment ? runtime::open_port(*attachment) : std::unexpected(attachment.error()));
+  log_failure(id, attachment ? runtime::unpark_leftovers(*attachment) : std::unexpected(attachment.error()));
   GODWIT_TRY(freezer.thaw());
   if (attachment) log_failure(id, runtime::announce(*attachment));
   return {};

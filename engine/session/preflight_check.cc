@@ -5,10 +5,21 @@
 #include "engine/paths.h"
 #include "runtime/container/container.h"
 #include "runtime/container/freezer.h"
+#include "runtime/network/interfaces.h"
 #include "runtime/process/capture.h"
 
 namespace godwit::engine {
 namespace {
+
+Result<void> refuse_interfaces(const runtime::Attachment& attachment,
+                               std::vector<runtime::Refusal>& refusals) {
+  GODWIT_ASSIGN(const auto foreign, runtime::foreign_interfaces(attachment));
+  for (const std::string& name : foreign)
+    refusals.push_back({.pid = 1,
+                        .object = "network interface " + name,
+                        .reason = "only lo and " + attachment.container_interface + " are moved; delete it"});
+  return {};
+}
 
 Result<std::vector<runtime::Refusal>> find_refusals(const model::CheckOrder& order) {
   const std::string& root = order.agent().root();
@@ -21,16 +32,20 @@ Result<std::vector<runtime::Refusal>> find_refusals(const model::CheckOrder& ord
                                         .freeze_cgroup = [&] { return freezer.freeze(); },
                                         .thaw_cgroup = [&] { return freezer.thaw(); },
                                         .list_cgroup = [&] { return freezer.processes(); }}));
-  return lasting_refusals(*capture);
+  GODWIT_ASSIGN(const runtime::Attachment attachment,
+                runtime::Network(network_root(root)).find(order.container().id()));
+  return lasting_refusals(*capture, attachment);
 }
 
 }  // namespace
 
-Result<std::vector<runtime::Refusal>> lasting_refusals(runtime::Capture& capture) {
+Result<std::vector<runtime::Refusal>> lasting_refusals(runtime::Capture& capture,
+                                                       const runtime::Attachment& attachment) {
   constexpr int kLooks = 6;
   constexpr unsigned kPauseUs = 20'000;
   for (int look = 1;; ++look) {
     auto refusals = capture.preflight();
+    if (refusals) GODWIT_TRY(refuse_interfaces(attachment, *refusals));
     if (!refusals || refusals->empty() || look == kLooks) return refusals;
     ::usleep(kPauseUs);
   }

@@ -19,6 +19,22 @@ namespace {
 // moment.
 constexpr unsigned kCutoverAttemptsMax = 20;
 constexpr unsigned kRetryPauseUs = 5'000;
+// How long newcomers are kept waiting for those before them. A client repeats its SYN after a second.
+constexpr int64_t kSettleUsMax = 400'000;
+// Of a handshake one way is left. What takes longer is nobody's: a scanner, a flood.
+constexpr int64_t kHandshakeUsMax = 100'000;
+constexpr unsigned kSettlePauseUs = 1'000;
+
+// What the container has to let go before it is moved.
+Result<void> unsettled(const runtime::UnheldConnections& found) {
+  if (found.unaccepted != 0)
+    return fail("carry", "the listener of " + found.unaccepted_at, EAGAIN,
+                "a connection waits to be accepted");
+  if (found.closing != 0)
+    return fail("carry", "the connection of " + found.closing_at, EAGAIN,
+                "its program has closed it, and its kernel is still sending");
+  return {};
+}
 
 // Threads that help this one to scan. Memory that is scanned sooner than they start is not worth any.
 size_t scan_helpers(const runtime::MemoryView& view) {
@@ -38,18 +54,16 @@ Result<SourceSession::State> SourceSession::cutover() {
   // A task that waits for its next slice of the processor freezes late.
   GODWIT_TRY(throttle_->release());
   throttle_percent_ = 0;
-  adopt_pace(Pace::kUrgent);
-  auto frozen = freeze();
+  auto frozen = settle_connections();
+  if (frozen) frozen = freeze();
   if (frozen) frozen = send_frozen();
   if (!frozen) {
     const Error& error = frozen.error();
     if (error.code != EAGAIN) return std::unexpected(error);
     if (++cutover_attempts_ < kCutoverAttemptsMax) return retry_later(error);
-    return refuse(
-        "migrate", order_.container().id(),
-        fmt::format("it was stopped {} times, and each time it was not in a state to be moved; at last: {} "
-                    "{}: {}",
-                    cutover_attempts_, error.operation, error.object, error.hint));
+    return refuse("migrate", order_.container().id(),
+                  fmt::format("{} times it was not in a state to be moved; at last: {} {}: {}",
+                              cutover_attempts_, error.operation, error.object, error.hint));
   }
   const auto waiting = timeline_.phase("cutover/ready");
   GODWIT_TRY(target_->expect(ControlMessage::kReady));
@@ -60,7 +74,26 @@ Result<SourceSession::State> SourceSession::cutover() {
   return State::kCommit;
 }
 
+// Nobody new comes in, and the container runs on until what no descriptor leads to is gone: the program has
+// accepted its connections, the kernel has sent what was left in closed ones.
+Result<void> SourceSession::settle_connections() {
+  const auto phase = timeline_.phase("settle");
+  parked_ = true;
+  GODWIT_TRY(parking_->park_newcomers());
+  const int64_t begun_us = monotonic_us();
+  for (;;) {
+    GODWIT_TRY(target_->check());
+    GODWIT_ASSIGN(const runtime::UnheldConnections found, connections_->look());
+    const auto settled = unsettled(found);
+    const int64_t waited_us = monotonic_us() - begun_us;
+    if (settled && (found.handshakes == 0 || waited_us > kHandshakeUsMax)) return {};
+    if (waited_us > kSettleUsMax) return settled;
+    ::usleep(kSettlePauseUs);
+  }
+}
+
 Result<void> SourceSession::freeze() {
+  adopt_pace(Pace::kUrgent);
   frozen_us_ = monotonic_us();
   auto freezing = timeline_.phase("cutover/freeze");
   frozen_ = true;
@@ -68,8 +101,21 @@ Result<void> SourceSession::freeze() {
   freezing.end();
   GODWIT_TRY(faults_.at_step("source.frozen", deadline_ns_));
   const auto parking = timeline_.phase("cutover/park");
-  parked_ = true;
-  return parking_->park();
+  GODWIT_TRY(parking_->park());
+  begin_last_look();
+  return {};
+}
+
+// What the container has closed since it was settled; beside the snapshot, since to walk through the kernel's
+// table takes its time. The answer is asked for before the target is told that it has everything.
+void SourceSession::begin_last_look() {
+  if (last_look_.valid()) last_look_.wait();
+  last_look_ = watcher_.run<Result<void>>([this]() -> Result<void> {
+    adopt_pace(Pace::kUrgent);
+    const auto found = connections_->look();
+    adopt_pace(Pace::kBrisk);
+    return found ? unsettled(*found) : std::unexpected(found.error());
+  });
 }
 
 // The state before the pages: to ask a stopped process takes a processor that lets it answer, and the scan
@@ -89,6 +135,7 @@ Result<void> SourceSession::send_frozen() {
   GODWIT_TRY(freezer_->freeze());
   GODWIT_ASSIGN(const uint64_t batches, send_frozen_pages(layout, view, scan));
   GODWIT_TRY(faults_.at_step("source.pages", deadline_ns_));
+  GODWIT_TRY(last_look_.get());
   return send_complete(std::move(snapshot), batches);
 }
 
@@ -118,9 +165,11 @@ Result<void> SourceSession::send_complete(runtime::model::Snapshot snapshot, uin
 // The container is in a state that passes by itself: it goes on here for a moment, then another round.
 Result<SourceSession::State> SourceSession::retry_later(const Error& error) {
   const auto phase = timeline_.phase("cutover/postponed: " + error.hint);
-  GODWIT_TRY(freezer_->thaw());
-  GODWIT_TRY(capture_->thaw());
-  frozen_ = false;
+  if (frozen_) {
+    GODWIT_TRY(freezer_->thaw());
+    GODWIT_TRY(capture_->thaw());
+    frozen_ = false;
+  }
   GODWIT_TRY(parking_->unpark({}));
   parked_ = false;
   adopt_pace(Pace::kBrisk);

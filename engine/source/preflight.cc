@@ -33,7 +33,7 @@ Result<SourceSession::State> SourceSession::preflight() {
                                                   .freeze_cgroup = [this] { return freeze_cgroup(); },
                                                   .thaw_cgroup = [this] { return freezer_->thaw(); },
                                                   .list_cgroup = [this] { return freezer_->processes(); }}));
-  GODWIT_ASSIGN(const std::vector<runtime::Refusal> refusals, lasting_refusals(*capture_));
+  GODWIT_ASSIGN(const std::vector<runtime::Refusal> refusals, lasting_refusals(*capture_, attachment_));
   GODWIT_TRY(refuse_if_any(refusals));
   GODWIT_ASSIGN(runtime::CpuThrottle throttle, runtime::CpuThrottle::open(init_pid));
   throttle_.emplace(std::move(throttle));

@@ -36,6 +36,9 @@ Result<SourceSession::State> SourceSession::prepare() {
   GODWIT_TRY(greet_target());
   GODWIT_ASSIGN(clock_, measure_clock_difference(*target_));
   GODWIT_ASSIGN(parking_, runtime::ParkingLot::prepare(attachment_));
+  GODWIT_ASSIGN(runtime::ConnectionWatch connections,
+                runtime::ConnectionWatch::open(attachment_.network_namespace));
+  connections_.emplace(std::move(connections));
   return State::kRound;
 }
 

@@ -7,11 +7,12 @@
 // everything back: the container runs on here as if nothing had been. After the commit there is no way back:
 // errors are reported, and the container is the target's.
 //
-// Threads: one, the tracer of the container's processes; in the frozen round others help it to scan memory. A
-// worker process runs exactly one session.
+// Threads: one, the tracer of the container's processes; in the frozen round others help it to scan memory,
+// and one looks for connections that nobody holds. A worker process runs exactly one session.
 #pragma once
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,7 @@
 #include "engine/protocol/peer.h"
 #include "engine/protocol/worker.pb.h"
 #include "engine/session/agent_channel.h"
+#include "engine/session/assistant.h"
 #include "engine/session/clock_sync.h"
 #include "engine/session/fault.h"
 #include "engine/session/priority.h"
@@ -34,6 +36,7 @@
 #include "runtime/memory/trackers.h"
 #include "runtime/network/network.h"
 #include "runtime/network/parking.h"
+#include "runtime/network/unheld_connections.h"
 #include "runtime/process/capture.h"
 #include "transport/link.h"
 
@@ -80,6 +83,8 @@ class SourceSession {
                             uint64_t pages_due);
   // cutover.cc
   Result<State> cutover();
+  Result<void> settle_connections();
+  void begin_last_look();
   Result<void> freeze();
   Result<void> send_frozen();
   Result<uint64_t> send_frozen_pages(const runtime::model::Snapshot& layout, const runtime::MemoryView& view,
@@ -127,6 +132,9 @@ class SourceSession {
   std::unique_ptr<transport::LinkSender> link_;
   std::string link_why_;  // it is of this kind
   std::unique_ptr<runtime::ParkingLot> parking_;
+  std::optional<runtime::ConnectionWatch> connections_;
+  std::future<Result<void>> last_look_;
+  Assistant watcher_;  // takes it
   std::optional<runtime::CpuThrottle> throttle_;
   std::optional<SessionFile> file_;  // of this session: the decision is written there
   runtime::PageSource pages_;

@@ -99,6 +99,10 @@ Result<void> TargetSession::make_container() {
   announcer_.emplace(std::move(announcer));
   GODWIT_ASSIGN(runtime::Port port, runtime::Port::prepare(*attachment_));
   port_.emplace(std::move(port));
+  GODWIT_ASSIGN(runtime::LoopbackGate loopback,
+                runtime::LoopbackGate::prepare(attachment_->network_namespace));
+  loopback_.emplace(std::move(loopback));
+  loopback_->shut();
   networking.end();
   const auto making = timeline_.phase("prepare/container");
   container_made_ = true;

@@ -96,6 +96,8 @@ Result<void> TargetSession::release() {
   const auto tell = [&](const Result<void>& result) {
     if (!result) spdlog::error("{}: {}", id, result.error().to_string());
   };
+  // All sockets are there, with their sequence numbers: what comes in finds its own.
+  loopback_->open();
   tell(port_->open());
   for (const Error& fault : replica_->run()) spdlog::error("{}: {}", id, fault.to_string());
   tell(faults_.at_step("target.released"));

@@ -33,6 +33,7 @@
 #include "runtime/container/container.h"
 #include "runtime/container/freezer.h"
 #include "runtime/memory/page_sink.h"
+#include "runtime/network/loopback_gate.h"
 #include "runtime/network/network.h"
 #include "runtime/network/parking.h"
 #include "runtime/process/replica.h"
@@ -112,6 +113,7 @@ class TargetSession {
   std::optional<runtime::Freezer> freezer_;
   std::string oom_kills_path_;
   std::optional<runtime::Port> port_;
+  std::optional<runtime::LoopbackGate> loopback_;  // shut until all sockets are made
   std::unique_ptr<runtime::Replica> replica_;
   std::unique_ptr<runtime::FrameDelivery> delivery_;
   std::optional<runtime::Announcer> announcer_;

@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/fd.h"
 
 namespace godwit::runtime {
@@ -85,7 +87,43 @@ Result<void> wait_for_rcu() {
   return {};
 }
 
+// How many packets wait for each CPU that is online: the twelfth number of a line, in hexadecimal
+// (net/core/net-procfs.c: softnet_seq_show). The lines are in the order of the CPUs.
+std::vector<unsigned long> queued_packets() {
+  constexpr int kQueuedField = 12;
+  std::vector<unsigned long> queued;
+  const auto text = read_file("/proc/thread-self/net/softnet_stat", size_t{1} << 20);
+  if (!text) return queued;
+  const char* at = text->c_str();
+  for (int field = 1; *at != '\0'; ++field) {
+    char* end = nullptr;
+    const unsigned long number = std::strtoul(at, &end, 16);
+    if (end == at) break;
+    if (field == kQueuedField) queued.push_back(number);
+    at = end + 1;
+    if (*end == '\n') field = 0;
+    if (*end == '\0') break;
+  }
+  return queued;
+}
+
 }  // namespace
+
+void wait_for_queued_packets() {
+  constexpr unsigned kPauseUs = 50;
+  constexpr int64_t kWaitUsMax = 5'000;
+  const int64_t end_us = monotonic_us() + kWaitUsMax;
+  std::vector<bool> seen_empty;
+  for (;;) {
+    const auto queued = queued_packets();
+    // With another number of CPUs the lines are others'.
+    if (seen_empty.size() != queued.size()) seen_empty.assign(queued.size(), false);
+    for (size_t i = 0; i < queued.size(); ++i)
+      if (queued[i] == 0) seen_empty[i] = true;
+    if (std::ranges::find(seen_empty, false) == seen_empty.end() || monotonic_us() >= end_us) return;
+    ::usleep(kPauseUs);
+  }
+}
 
 Result<void> wait_for_packet_processing() {
   static const bool preemptible = softirqs_preemptible();

@@ -15,4 +15,14 @@ namespace godwit::runtime {
 // read-side sections.
 Result<void> wait_for_packet_processing();
 
+// When it returns, the packets that the network namespaces of this host had handed to themselves or each
+// other (loopback, veth) when it was called have left the CPUs' queues: the last of them may be in
+// processing.
+//
+// A queue that the kernel has left to its ksoftirqd waits for that thread's turn, so this sleeps; without
+// such a queue it is one look at /proc/net/softnet_stat. Kernels before 5.10 do not tell the queues' lengths:
+// there it does nothing. At most 5 ms: what a queue may hold (net.core.netdev_max_backlog) is processed by
+// then, also where there is always a new packet in it.
+void wait_for_queued_packets();
+
 }  // namespace godwit::runtime

@@ -2,6 +2,7 @@
 
 #include "runtime/network/grace.h"
 #include "runtime/network/ingress_filter.h"
+#include "runtime/network/loopback_gate.h"
 #include "runtime/network/namespace.h"
 #include "runtime/network/netlink.h"
 
@@ -14,6 +15,7 @@ Result<void> remove_park_programs(const Attachment& attachment) {
     GODWIT_ASSIGN(const uint32_t index, interface_index(attachment.container_interface));
     return remove_ingress_filters(index, attachment.container_interface);
   }));
+  GODWIT_TRY(remove_loopback_gate(attachment.network_namespace));
   GODWIT_TRY(wait_for_packet_processing());
   GODWIT_ASSIGN(const uint32_t index, interface_index(attachment.host_interface));
   return remove_ingress_filters(index, attachment.host_interface);

@@ -1,11 +1,11 @@
 // What a worker that died left of its parking (runtime/network/parking.h), for the agent that survives it, or
 // the next one. All that is needed is the attachment, which is recorded (Network::find).
 //
-// What stays after a death at any moment: the programs at the container's and at the host's interface, with
-// the state they had. If that was "parked", they go on keeping every frame out of the container, and if it
-// was "sealed", every frame of the container in; the tap has gone with its process, and the frames are
-// dropped, as bpf_redirect(2) does to an interface that is not there. TCP sends them again. The agent says
-// which way it ends:
+// What stays after a death at any moment: the programs at the container's and at the host's interface and at
+// the container's loopback (runtime/network/loopback_gate.h), with the state they had. If that was "parked",
+// they go on keeping every frame out of the container, and if it was "sealed", every frame of the container
+// in; the tap has gone with its process, and the frames are dropped, as bpf_redirect(2) does to an interface
+// that is not there. TCP sends them again. The agent says which way it ends:
 //
 //   the container goes on here   freezer thaws, sockets are healed, then unpark_leftovers()
 //   it belongs to another host   hold_leftovers(), and at the end Network::detach()

@@ -17,6 +17,7 @@
 #include "runtime/network/grace.h"
 #include "runtime/network/ingress_filter.h"
 #include "runtime/network/leftovers.h"
+#include "runtime/network/loopback_gate.h"
 #include "runtime/network/namespace.h"
 #include "runtime/network/netlink.h"
 #include "runtime/network/parking_programs.h"
@@ -69,10 +70,12 @@ class SharedState {
 
 class BpfParkingLot final : public ParkingLot {
  public:
-  BpfParkingLot(Attachment attachment, MacAddress mac, Port port, uint32_t mtu, Tap tap, SharedState state)
+  BpfParkingLot(Attachment attachment, MacAddress mac, Port port, LoopbackGate loopback, uint32_t mtu,
+                Tap tap, SharedState state)
       : attachment_(std::move(attachment)),
         mac_(mac),
         port_(std::move(port)),
+        loopback_(std::move(loopback)),
         tap_(std::move(tap)),
         state_(std::move(state)),
         // A VLAN tag or two fit beside the header.
@@ -88,7 +91,8 @@ class BpfParkingLot final : public ParkingLot {
   }
 
   Result<void> attach(int state_map, IngressMethod method);
-  Result<void> park() override { return park_in(ParkMode::kParked); }
+  Result<void> park_newcomers() override { return park_in(ParkMode::kNewcomersParked); }
+  Result<void> park() override;
   Result<void> park_ingress() override { return park_in(ParkMode::kIngressParked); }
   Result<void> seal() override;
   Result<void> unpark(const std::vector<std::vector<std::byte>>& unsent) override;
@@ -116,6 +120,7 @@ class BpfParkingLot final : public ParkingLot {
   Attachment attachment_;
   MacAddress mac_;
   Port port_;
+  LoopbackGate loopback_;
   Tap tap_;
   SharedState state_;
   std::vector<std::byte> buffer_;
@@ -131,12 +136,12 @@ class BpfParkingLot final : public ParkingLot {
 void BpfParkingLot::stay_sealed() {
   container_filter_.leave();
   host_filter_.leave();
+  loopback_.leave();
 }
 
 // The container's program is attached last and detached first: while it sends frames back, the one that
 // catches them is there.
 Result<void> BpfParkingLot::attach(int state_map, IngressMethod method) {
-  GODWIT_TRY(remove_park_programs(attachment_));
   GODWIT_ASSIGN(const uint32_t host_index, interface_index(attachment_.host_interface));
   uint32_t container_index = 0;
   const auto find_index = [&]() -> Result<void> {
@@ -156,6 +161,13 @@ Result<void> BpfParkingLot::attach(int state_map, IngressMethod method) {
                                                            attachment_.container_interface, method));
     return {};
   });
+}
+
+// A datagram that the container has sent to itself gets to its socket before sockets are read.
+Result<void> BpfParkingLot::park() {
+  wait_for_queued_packets();
+  loopback_.shut();
+  return park_in(ParkMode::kParked);
 }
 
 Result<void> BpfParkingLot::park_in(ParkMode mode) {
@@ -256,6 +268,7 @@ bool BpfParkingLot::frame_arrives() const {
 
 Result<void> BpfParkingLot::unpark(const std::vector<std::vector<std::byte>>& unsent) {
   lost_ = 0;
+  loopback_.open();
   for (const auto& frame : unsent)
     if (!inject(frame)) ++lost_;
   Result<void> drained;
@@ -286,11 +299,13 @@ Result<std::unique_ptr<ParkingLot>> ParkingLot::prepare(const Attachment& attach
   GODWIT_ASSIGN(const MacAddress mac, parse_mac(attachment.mac));
   GODWIT_ASSIGN(Port port, Port::prepare(attachment));
   GODWIT_ASSIGN(const uint32_t mtu, interface_mtu(attachment.host_interface));
+  GODWIT_TRY(remove_park_programs(attachment));
+  GODWIT_ASSIGN(LoopbackGate loopback, LoopbackGate::prepare(attachment.network_namespace, method));
   GODWIT_ASSIGN(Tap tap, make_tap(mac, mtu, kParkedFramesMax));
   GODWIT_ASSIGN(const Fd map, make_shared_value(sizeof(ParkState)));
   GODWIT_ASSIGN(SharedState state, SharedState::map(map.get()));
-  auto lot = std::make_unique<BpfParkingLot>(attachment, mac, std::move(port), mtu, std::move(tap),
-                                             std::move(state));
+  auto lot = std::make_unique<BpfParkingLot>(attachment, mac, std::move(port), std::move(loopback), mtu,
+                                             std::move(tap), std::move(state));
   GODWIT_TRY(lot->attach(map.get(), method));
   return lot;
 }

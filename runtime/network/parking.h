@@ -22,6 +22,11 @@
 // what it has not sent (RFC 9293, 3.10.7.4), and the connection would stand still for ever. What is kept in
 // is sent again, by TCP's own means.
 //
+// The container's loopback is shut together with it (runtime/network/loopback_gate.h).
+//
+// A step before it, park_newcomers() takes only what asks for a new TCP connection, so that handshakes end
+// and listeners' queues empty while the container still runs.
+//
 // The programs and the word belong to the interfaces (runtime/network/ingress_filter.h). If this process
 // dies, at whatever moment and whoever else dies with it, they stay as they are: from park() on no frame gets
 // into the container and none leaves it, until the agent says which way it ends
@@ -67,7 +72,12 @@ class ParkingLot {
   // Removes the tap. Unparks and removes the programs, but not of a sealed lot: its programs stay as after a
   // death.
   virtual ~ParkingLot() = default;
-  // After it no frame gets into the container's network stack, and none out of it. Tens of microseconds.
+  // After it no new TCP connection to the container begins. Tens of microseconds. A client sends its SYN
+  // again after a second: until then nobody notices.
+  virtual Result<void> park_newcomers() = 0;
+  // After it no frame gets into the container's network stack, none out of it, and no TCP segment goes by its
+  // loopback. Tens of microseconds. The container must be stopped: a datagram that it sends to itself would
+  // not be waited for.
   virtual Result<void> park() = 0;
   // The same, but own frames pass: for a target, which announces itself.
   virtual Result<void> park_ingress() = 0;

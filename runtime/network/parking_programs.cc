@@ -1,82 +1,47 @@
 #include "runtime/network/parking_programs.h"
 
+#include <linux/if_ether.h>
+#include <netinet/in.h>
+#include <netinet/ip6.h>
+
 #include <cstddef>
 #include <cstring>
-#include <string>
-#include <vector>
 
-#include "runtime/network/bpf.h"
+#include "runtime/network/bpf_assembler.h"
 #include "runtime/network/ingress_filter.h"
 
 namespace godwit::runtime {
 namespace {
 
-// A one-pass assembler: jumps go forward, to a label that is placed later.
-class Assembler {
- public:
-  using Label = size_t;
-
-  Label label() {
-    jumps_.emplace_back();
-    return jumps_.size() - 1;
-  }
-  void place(Label label) {
-    for (const size_t at : jumps_[label]) code_[at].off = static_cast<int16_t>(code_.size() - at - 1);
-  }
-  void emit(uint8_t code, uint8_t to, uint8_t from, int16_t offset, int32_t value) {
-    code_.push_back(bpf_insn{.code = code, .dst_reg = to, .src_reg = from, .off = offset, .imm = value});
-  }
-  void copy(uint8_t to, uint8_t from) { emit(BPF_ALU64 | BPF_MOV | BPF_X, to, from, 0, 0); }
-  void set(uint8_t to, int32_t value) { emit(BPF_ALU64 | BPF_MOV | BPF_K, to, 0, 0, value); }
-  // NOLINTNEXTLINE(misc-redundant-expression): the fields of a code are named even where they are zero
-  void add(uint8_t to, int32_t value) { emit(BPF_ALU64 | BPF_ADD | BPF_K, to, 0, 0, value); }
-  void load(uint8_t size, uint8_t to, uint8_t base, size_t offset) {
-    emit(BPF_LDX | size | BPF_MEM, to, base, static_cast<int16_t>(offset), 0);
-  }
-  void store(uint8_t size, uint8_t base, size_t offset, uint8_t from) {
-    emit(BPF_STX | size | BPF_MEM, base, from, static_cast<int16_t>(offset), 0);
-  }
-  void atomic_add(uint8_t base, size_t offset, uint8_t from) {
-    emit(BPF_STX | BPF_DW | BPF_ATOMIC, base, from, static_cast<int16_t>(offset), BPF_ADD);
-  }
-  // The address of the array's first value.
-  void load_state(uint8_t to, int map) {
-    // NOLINTNEXTLINE(misc-redundant-expression): the fields of a code are named even where they are zero
-    emit(BPF_LD | BPF_DW | BPF_IMM, to, BPF_PSEUDO_MAP_VALUE, 0, map);
-    emit(0, 0, 0, 0, 0);
-  }
-  void jump(Label to) { jump_if(BPF_JMP | BPF_JA, 0, 0, 0, to); }
-  void jump_if(uint8_t code, uint8_t left, uint8_t right, int32_t value, Label to) {
-    jumps_[to].push_back(code_.size());
-    emit(code, left, right, 0, value);
-  }
-  void call(int32_t function) { emit(BPF_JMP | BPF_CALL, 0, 0, 0, function); }
-  void leave() { emit(BPF_JMP | BPF_EXIT, 0, 0, 0, 0); }
-  void leave_with(int32_t verdict) {
-    set(0, verdict);
-    leave();
-  }
-  void redirect(uint32_t interface, int32_t helper = BPF_FUNC_redirect) {
-    set(1, static_cast<int32_t>(interface));
-    set(2, 0);
-    call(helper);
-    leave();
-  }
-  [[nodiscard]] Result<Fd> load_program(const std::string& name) const {
-    return runtime::load_program(code_, name);
-  }
-
- private:
-  std::vector<bpf_insn> code_;
-  std::vector<std::vector<size_t>> jumps_;
-};
-
-constexpr uint8_t kJumpEqual = BPF_JMP | BPF_JEQ | BPF_K;
-constexpr uint8_t kJumpNotEqual = BPF_JMP | BPF_JNE | BPF_K;
-
-// Registers that calls keep: the packet and the shared state.
-constexpr uint8_t kPacket = 6;
-constexpr uint8_t kState = 7;
+// Jumps to `newcomer` with a TCP segment that asks for a connection (SYN without ACK), to `other` with all
+// else. The kernel's own TCP puts no extension header in front of such a segment.
+void find_newcomers(Assembler& code, Assembler::Label newcomer, Assembler::Label other) {
+  constexpr int32_t kFlagsByte = 13;
+  constexpr int32_t kSyn = 0x02;
+  constexpr int32_t kAck = 0x10;
+  const auto ipv4 = code.label();
+  const auto judge = code.label();
+  code.load(BPF_W, 1, kPacket, offsetof(__sk_buff, protocol));
+  code.jump_if(kJumpEqual, 1, 0, htons(ETH_P_IP), ipv4);
+  code.jump_if(kJumpNotEqual, 1, 0, htons(ETH_P_IPV6), other);
+  code.load_frame_byte(1, kPacket, kNextHeaderByte, other);
+  code.jump_if(kJumpNotEqual, 1, 0, IPPROTO_TCP, other);
+  code.load_frame_byte(1, kPacket, kNetworkHeader + static_cast<int32_t>(sizeof(ip6_hdr)) + kFlagsByte,
+                       other);
+  code.jump(judge);
+  code.place(ipv4);
+  code.load_frame_byte(1, kPacket, kProtocolByte, other);
+  code.jump_if(kJumpNotEqual, 1, 0, IPPROTO_TCP, other);
+  code.load_frame_byte(2, kPacket, kNetworkHeader, other);
+  code.keep_bits(2, 0xf);
+  code.shift_left(2, 2);
+  code.add(2, kNetworkHeader + kFlagsByte);
+  code.load_frame_byte(1, kPacket, std::nullopt, other);
+  code.place(judge);
+  code.keep_bits(1, kSyn | kAck);
+  code.jump_if(kJumpEqual, 1, 0, kSyn, newcomer);
+  code.jump(other);
+}
 
 Result<Fd> container_program(int map, const ParkInterfaces& interfaces) {
   Assembler code;
@@ -84,13 +49,18 @@ Result<Fd> container_program(int map, const ParkInterfaces& interfaces) {
   const auto injected = code.label();
   const auto bounce = code.label();
   const auto counted = code.label();
+  const auto draining = code.label();
   code.copy(kPacket, 1);
   code.load_state(kState, map);
   code.load(BPF_W, 1, kPacket, offsetof(__sk_buff, mark));
   code.jump_if(kJumpEqual, 1, 0, kInjectedMark, injected);
   code.load(BPF_W, 1, kState, offsetof(ParkState, mode));
   code.jump_if(kJumpEqual, 1, 0, static_cast<int32_t>(ParkMode::kOpen), pass);
-  code.jump_if(kJumpNotEqual, 1, 0, static_cast<int32_t>(ParkMode::kDraining), bounce);
+  code.jump_if(kJumpEqual, 1, 0, static_cast<int32_t>(ParkMode::kParked), bounce);
+  code.jump_if(kJumpEqual, 1, 0, static_cast<int32_t>(ParkMode::kIngressParked), bounce);
+  code.jump_if(kJumpEqual, 1, 0, static_cast<int32_t>(ParkMode::kDraining), draining);
+  find_newcomers(code, bounce, pass);
+  code.place(draining);
   code.load(BPF_DW, 2, kState, offsetof(ParkState, parked));
   code.load(BPF_DW, 3, kState, offsetof(ParkState, released));
   code.jump_if(BPF_JMP | BPF_JLE | BPF_X, 2, 3, 0, pass);

@@ -16,6 +16,8 @@ enum class ParkMode : uint32_t {
   // Frames are still parked while earlier ones wait to be put back, and pass as soon as none does.
   kDraining = 2,
   kIngressParked = 3,  // what comes in, but not what goes out
+  // Only what asks for a new TCP connection is parked.
+  kNewcomersParked = 4,
 };
 
 // Layout known to the programs; written by both sides without locks, each field by one side.

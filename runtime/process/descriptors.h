@@ -1,9 +1,9 @@
 // The descriptor tables of a container: read at the source, rebuilt at the target. One file per kind of
 // object (files.cc, pipes.cc, unix_sockets.cc, tcp.cc, epoll.cc, ...) behind these two classes.
 //
-// Errors that carry EAGAIN are of this moment only: a connection that waits to be accepted, a datagram that
-// waits to be read, a socket that is connecting, or whose peer has closed and it has not. Undo, thaw, and try
-// again a few milliseconds later. Every other error is for good.
+// Errors that carry EAGAIN are of this moment only: a connection that waits to be accepted, a socket that is
+// connecting, or whose peer has closed and it has not. Undo, thaw, and try again a few milliseconds later.
+// Every other error is for good.
 //
 // Ids: SharedMemory.id of a memfd is its inode number. FileDescription.owner_type is F_GETOWN_EX's plus one.
 //

@@ -113,7 +113,7 @@ Result<void> heal_tcp(const HeldSocket& socket, RepairEnd how, const std::map<in
   return tell(socket.fd.get(), SOL_SOCKET, SO_REUSEADDR, reuse, socket.name);
 }
 
-Result<void> heal_unix(const HeldSocket& socket) {
+Result<void> heal_peek_offset(const HeldSocket& socket) {
   GODWIT_ASSIGN(const int offset, ask<int>(socket.fd.get(), SOL_SOCKET, SO_PEEK_OFF, socket.name));
   if (offset < 0) return {};
   return tell(socket.fd.get(), SOL_SOCKET, SO_PEEK_OFF, -1, socket.name);
@@ -123,7 +123,8 @@ void heal(const std::vector<HeldSocket>& sockets, RepairEnd how, Faults& faults)
   const auto listeners = listeners_of(sockets, faults);
   for (const HeldSocket& socket : sockets) {
     if (socket.is_tcp()) note_fault(faults, heal_tcp(socket, how, listeners));
-    if (socket.family == AF_UNIX) note_fault(faults, heal_unix(socket));
+    if (socket.family == AF_UNIX || socket.protocol == IPPROTO_UDP)
+      note_fault(faults, heal_peek_offset(socket));
   }
 }
 

@@ -23,9 +23,9 @@ enum class RepairEnd {
 };
 
 // Every TCP socket that these processes hold and that is in repair mode leaves it; each once, however many
-// hold it. Peek offsets of unix sockets, by which their queues are read, are taken back too. `host_pids`: as
-// this process numbers them; those that are gone have nothing to heal. Needs CAP_NET_ADMIN over the
-// container's network namespace, and to be allowed to trace.
+// hold it. Peek offsets of unix and UDP sockets, by which their queues are read, are taken back too.
+// `host_pids`: as this process numbers them; those that are gone have nothing to heal. Needs CAP_NET_ADMIN
+// over the container's network namespace, and to be allowed to trace.
 //
 // Repair mode overwrites SO_REUSEADDR, and no kernel remembers its value. A connection gets that of the
 // listener with its local port, from which an accepted one has inherited it; without one it is switched on,

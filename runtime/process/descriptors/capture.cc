@@ -44,6 +44,7 @@ class Capturer final : public DescriptorCapture {
   Result<void> describe(const Survey& survey, size_t index, Moment moment, model::Snapshot& snapshot);
   Result<void> describe_socket(const ObjectFacts& facts, int fd, Moment moment,
                                model::FileDescription& model);
+  Result<void> describe_udp(const ObjectFacts& facts, int fd, Moment moment, model::UdpSocket& udp);
   std::string unix_reason(uint64_t inode, const Holder& at);
   Result<void> read_memory(const SurveyedDescription& one, model::Snapshot& snapshot);
   Result<void> read_all_memory(bool frozen, model::Snapshot& snapshot);
@@ -64,6 +65,7 @@ class Capturer final : public DescriptorCapture {
   Survey survey_;  // of the last capture_memory()
   std::map<uint64_t, Fd> memory_;
   std::set<uint64_t> pipes_told_;
+  std::set<uint64_t> with_empty_datagrams_;  // sockets, as of an earlier frozen look
   std::vector<InRepair> in_repair_;
   std::vector<CapturedProcess> processes_;
 };
@@ -169,7 +171,7 @@ Result<void> Capturer::describe_socket(const ObjectFacts& facts, int fd, Moment 
     if (!is_path(socket.address()) || !is_bound_itself(socket)) return {};
     return locate_bound_file(fd, surveyor_.root(), surveyor_.root_path(), socket);
   }
-  if (facts.type == SOCK_DGRAM) return read_udp(fd, facts, moment, *model.mutable_udp());
+  if (facts.type == SOCK_DGRAM) return describe_udp(facts, fd, moment, *model.mutable_udp());
   model::TcpSocket& tcp = *model.mutable_tcp();
   const auto outcome = read_tcp(fd, facts, moment, tcp);
   const bool connection =
@@ -181,6 +183,21 @@ Result<void> Capturer::describe_socket(const ObjectFacts& facts, int fd, Moment 
     *options.mutable_options() = tcp.options();
     in_repair_.push_back({.socket = std::move(kept), .tcp = std::move(options)});
   }
+  return outcome;
+}
+
+// An empty datagram is seen by the first look only: until it is read, a later one would leave it out.
+Result<void> Capturer::describe_udp(const ObjectFacts& facts, int fd, Moment moment, model::UdpSocket& udp) {
+  const uint64_t inode = facts.status.st_ino;
+  if (moment == Moment::kFrozen && with_empty_datagrams_.contains(inode)) {
+    pollfd state = {.fd = fd, .events = POLLIN, .revents = 0};
+    if (::poll(&state, 1, 0) > 0 && (state.revents & POLLIN) != 0)
+      return fail("carry", facts.link, EAGAIN, "an empty datagram waits to be read");
+    with_empty_datagrams_.erase(inode);
+  }
+  auto outcome = read_udp(fd, facts, moment, udp);
+  for (const auto& datagram : udp.queue())
+    if (datagram.payload().empty()) with_empty_datagrams_.insert(inode);
   return outcome;
 }
 

@@ -83,9 +83,21 @@ Result<void> check_tcp(const model::TcpSocket& tcp, bool frozen) {
   return {};
 }
 
+// IPv4 has no larger ones.
+constexpr size_t kUdpPayloadMax = 65535 - 20 - 8;
+
 Result<void> check_udp(const model::UdpSocket& udp) {
   GODWIT_TRY(check_addresses(udp.family(), udp.local_address(), udp.remote_address()));
-  if (udp.queue_size() != 0) return unacceptable("UDP socket", "datagrams in its queue are not carried");
+  if (udp.queue_size() != 0 && udp.local_address().empty())
+    return unacceptable("UDP socket", "datagrams wait in it, and it is not bound");
+  size_t bytes = 0;
+  for (const auto& datagram : udp.queue()) {
+    GODWIT_TRY(to_address(datagram.source(), udp.family()));
+    if (datagram.payload().size() > kUdpPayloadMax)
+      return unacceptable("UDP socket", "a datagram is longer than there are");
+    bytes += datagram.payload().size();
+  }
+  if (bytes > kQueueMax) return unacceptable("UDP socket", "its queue is too large");
   return validate_options(udp.options(), udp_options(udp.family()));
 }
 

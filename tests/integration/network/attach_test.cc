@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
+#include "runtime/network/interfaces.h"
 #include "runtime/network/netlink.h"
 #include "tests/integration/network/lab.h"
 
@@ -119,6 +121,19 @@ TEST_F(Attach, CarriesIpv6Too) {
     EXPECT_GE(sniffer.count_from(mac), 1U);
     return network.detach(wanted);
   }));
+}
+
+TEST_F(Attach, InterfacesMadeInsideAreForeign) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto foreign = foreign_interfaces(*attachment);
+  ASSERT_OK(foreign);
+  EXPECT_EQ(*foreign, std::vector<std::string>{});
+  const std::string inside = "nsenter --net=" + attachment->network_namespace + " ip link add ";
+  ASSERT_EQ(std::system((inside + "inside0 type veth peer name inside1").c_str()), 0);
+  foreign = foreign_interfaces(*attachment);
+  ASSERT_OK(foreign);
+  EXPECT_EQ(*foreign, (std::vector<std::string>{"inside0", "inside1"}));
 }
 
 }  // namespace

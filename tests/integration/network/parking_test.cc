@@ -1,9 +1,11 @@
 #include "runtime/network/parking.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -296,6 +298,156 @@ TEST_P(Parking, NothingLeavesAParkedContainer) {
   ASSERT_EQ(::poll(&wait, 1, 30'000), 1) << "it was never sent again";
   std::array<char, 8> received{};
   EXPECT_EQ(::recv(pair->client.get(), received.data(), received.size(), 0), 4);
+}
+
+// A connection whose both ends are in one network namespace, with a sender that its kernel paces.
+Result<TcpPair> connect_inside(const std::string& network_namespace, const std::string& address) {
+  constexpr uint32_t kBytesPerSecond = 4'000'000;
+  const bool ipv6 = address.contains(':');
+  sockaddr_storage place{};
+  auto* const v4 = reinterpret_cast<sockaddr_in*>(&place);
+  auto* const v6 = reinterpret_cast<sockaddr_in6*>(&place);
+  place.ss_family = ipv6 ? AF_INET6 : AF_INET;
+  ::inet_pton(place.ss_family, address.c_str(),
+              ipv6 ? static_cast<void*>(&v6->sin6_addr) : static_cast<void*>(&v4->sin_addr));
+  auto* const raw = reinterpret_cast<sockaddr*>(&place);
+  socklen_t length = ipv6 ? sizeof *v6 : sizeof *v4;
+  TcpPair pair;
+  GODWIT_TRY(run_in_network_namespace(network_namespace, [&]() -> Result<void> {
+    const Fd listener(::socket(place.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const int room = 8 << 20;
+    ::setsockopt(listener.get(), SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
+    if (::bind(listener.get(), raw, length) != 0 || ::listen(listener.get(), 1) != 0 ||
+        ::getsockname(listener.get(), raw, &length) != 0)
+      return fail("listen at", address);
+    pair.client = Fd(::socket(place.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ::setsockopt(pair.client.get(), SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+    ::setsockopt(pair.client.get(), SOL_SOCKET, SO_MAX_PACING_RATE, &kBytesPerSecond, sizeof kBytesPerSecond);
+    if (::connect(pair.client.get(), raw, length) != 0) return fail("connect to", address);
+    pair.server = Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    return {};
+  }));
+  return pair;
+}
+
+int waiting_in(const Fd& socket) {
+  int bytes = 0;
+  return ::ioctl(socket.get(), FIONREAD, &bytes) == 0 ? bytes : -1;
+}
+
+// Frozen processes do not stop their kernel: what it goes on sending by loopback, while sockets are read,
+// would be lost.
+TEST_P(Parking, NothingMovesByLoopbackWhileParked) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  std::vector<TcpPair> pairs;
+  for (const char* address : {"127.0.0.1", kContainerAddress, "::1"}) {
+    auto pair = connect_inside(attachment->network_namespace, address);
+    ASSERT_OK(pair);
+    pairs.push_back(*std::move(pair));
+  }
+  for (int round = 0; round < 3; ++round) {
+    // A second's worth, given to the kernel at once.
+    const std::vector<char> bytes(4'000'000 / 3);
+    for (const TcpPair& pair : pairs)
+      ASSERT_EQ(::send(pair.client.get(), bytes.data(), bytes.size(), MSG_DONTWAIT),
+                static_cast<ssize_t>(bytes.size()));
+    ASSERT_OK(timed("park", "a", [&] { return (*lot)->park(); }));
+    std::vector<int> before;
+    before.reserve(pairs.size());
+    for (const TcpPair& pair : pairs) before.push_back(waiting_in(pair.server));
+    sleep_ms(60);
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      EXPECT_EQ(waiting_in(pairs[i].server), before[i]) << "connection " << i;
+      EXPECT_LT(before[i], static_cast<int>(bytes.size()) * (round + 1)) << "nothing was left to move";
+    }
+    ASSERT_OK(timed("unpark", "a", [&] { return (*lot)->unpark({}); }));
+    const int64_t end_ns = monotonic_ns() + 30'000'000'000;
+    for (const TcpPair& pair : pairs)
+      while (waiting_in(pair.server) < static_cast<int>(bytes.size()) * (round + 1) &&
+             monotonic_ns() < end_ns)
+        sleep_ms(5);
+    for (const TcpPair& pair : pairs)
+      EXPECT_EQ(waiting_in(pair.server), static_cast<int>(bytes.size()) * (round + 1));
+  }
+}
+
+TEST_P(Parking, DatagramsByLoopbackAreNotLost) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  auto socket = receiver(attachment->network_namespace);
+  ASSERT_OK(socket);
+  std::vector<uint32_t> numbers;
+  uint32_t sent = 0;
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_OK(run_in_network_namespace(attachment->network_namespace, [&]() -> Result<void> {
+      const Fd sender(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(kPort);
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      for (int i = 0; i < 100; ++i) {
+        const std::array<uint32_t, 50> datagram = {sent++};
+        if (::sendto(sender.get(), datagram.data(), sizeof datagram, 0,
+                     reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
+          return fail("send", "a datagram");
+      }
+      return {};
+    }));
+    ASSERT_OK(on("a", [&] { return (*lot)->park(); }));
+    receive_numbers(*socket, 0, numbers);
+    EXPECT_EQ(numbers.size(), sent) << "a datagram was still on its way after park()";
+    ASSERT_OK(on("a", [&] { return (*lot)->unpark({}); }));
+  }
+  expect_all_in_order(numbers, sent);
+}
+
+TEST_P(Parking, NewcomersWaitWhileOthersGoOn) {
+  const auto attachment = attach("a", false);
+  ASSERT_OK(attachment);
+  auto lot = prepare("a", *attachment);
+  ASSERT_OK(lot);
+  auto pair = connect_tcp(attachment->network_namespace, place("client"));
+  ASSERT_OK(pair);
+  Fd listener;
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(kPort + 1);
+  ::inet_pton(AF_INET, kContainerAddress, &address.sin_addr);
+  const auto* const raw = reinterpret_cast<const sockaddr*>(&address);
+  ASSERT_OK(run_in_network_namespace(attachment->network_namespace, [&]() -> Result<void> {
+    listener = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (::bind(listener.get(), raw, sizeof address) != 0 || ::listen(listener.get(), 8) != 0)
+      return fail("listen", "in the container");
+    return {};
+  }));
+  ASSERT_OK(timed("park newcomers", "a", [&] { return (*lot)->park_newcomers(); }));
+  Fd newcomer;
+  ASSERT_OK(run_in_network_namespace(place("client"), [&]() -> Result<void> {
+    newcomer = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (::connect(newcomer.get(), raw, sizeof address) == 0) return fail("park", "a newcomer", EISCONN);
+    return {};
+  }));
+  char byte = 'x';
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_EQ(::send(pair->client.get(), &byte, 1, 0), 1);
+    ASSERT_EQ(::recv(pair->server.get(), &byte, 1, 0), 1);
+    ASSERT_EQ(::send(pair->server.get(), &byte, 1, 0), 1);
+    ASSERT_EQ(::recv(pair->client.get(), &byte, 1, 0), 1);
+  }
+  pollfd connected{.fd = newcomer.get(), .events = POLLOUT, .revents = 0};
+  EXPECT_EQ(::poll(&connected, 1, 50), 0) << "a connection began while newcomers were parked";
+  EXPECT_GT((*lot)->statistics().parked, 0U);
+  // From there to the closed gate, and back to normal.
+  ASSERT_OK(on("a", [&] { return (*lot)->park(); }));
+  EXPECT_EQ(::poll(&connected, 1, 20), 0);
+  ASSERT_OK(timed("unpark", "a", [&] { return (*lot)->unpark({}); }));
+  EXPECT_EQ(::poll(&connected, 1, 10'000), 1);
+  EXPECT_TRUE(Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)).valid());
 }
 
 INSTANTIATE_TEST_SUITE_P(EachMethod, Parking, ::testing::Values(IngressMethod::kTcx, IngressMethod::kClassic),

@@ -44,6 +44,28 @@ bool accepts_unix(const std::function<void(model::UnixSocket&)>& change) {
   });
 }
 
+bool accepts_udp(const std::function<void(model::UdpSocket&)>& change) {
+  return accepts([&](model::FileDescription& one) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = 7;
+    model::UdpSocket& socket = *one.mutable_udp();
+    socket.set_family(AF_INET);
+    socket.set_local_address(&address, sizeof address);
+    model::UdpSocket::Datagram& datagram = *socket.add_queue();
+    datagram.set_source(&address, sizeof address);
+    datagram.set_payload(std::string(65'507, 'x'));
+    change(socket);
+  });
+}
+
+TEST(Descriptions, Datagrams) {
+  EXPECT_TRUE(accepts_udp([](auto&) {}));
+  EXPECT_FALSE(accepts_udp([](auto& socket) { socket.clear_local_address(); }));
+  EXPECT_FALSE(accepts_udp([](auto& socket) { socket.mutable_queue(0)->clear_source(); }));
+  EXPECT_FALSE(accepts_udp([](auto& socket) { socket.mutable_queue(0)->mutable_payload()->push_back('x'); }));
+}
+
 TEST(Descriptions, UnixListeners) {
   EXPECT_TRUE(accepts_unix([](auto&) {}));
   EXPECT_TRUE(accepts_unix([](auto& socket) { socket.set_address(std::string("\0a\0b", 4)); }));
