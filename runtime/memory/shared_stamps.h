@@ -7,13 +7,11 @@
 //
 // * Times are as coarse as the timer tick. So what happened within kSettleNs before they were read may be
 //   followed by more under the same time, and proves nothing.
-// * write(2) changes the time first and writes then. lseek(2) with SEEK_DATA waits for a write(2) that goes
-// on
-//   (both take the inode's lock): call it after the clock was read and before the times are. Frozen processes
-//   are in no such call.
-// * Whoever opens it with O_NOATIME maps it without a trace, and so do we: the descriptor that the agent
-// reads
-//   it by has this flag.
+// * write(2) changes the time first and writes then. lseek(2) with SEEK_DATA waits for a write(2) that is
+//   under way (both take the inode's lock): call it after the clock was read and before the times are. Frozen
+//   processes are in no such call.
+// * Whoever opens it with O_NOATIME maps it without a trace, and so do we: the descriptor by which the agent
+//   reads it has this flag.
 //
 // What it does not prove: that no process which inherited a mapping by fork(2) wrote and ended unseen.
 #pragma once
