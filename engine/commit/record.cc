@@ -133,10 +133,14 @@ Result<std::string> encode(const SessionRecord& record) {
   return bytes + '\n' + body;
 }
 
+// Until then everything that it might speak of is refused.
+constexpr const char* kWhatToDo = "; remove it once `ps` of both hosts says where the container is";
+
 Result<SessionRecord> decode(const std::string& bytes, const std::string& name) {
   constexpr const char* kOperation = "read the session's record";
   if (bytes.size() <= kRecordHeadBytes)
-    return refuse(kOperation, name, "it is not whole: the disk has lost a part of it");
+    return refuse(kOperation, name,
+                  std::string("it is not whole: the disk has lost a part of it") + kWhatToDo);
   std::istringstream words(bytes.substr(0, kRecordHeadBytes));
   std::string form, state, acknowledged, changed, sum;
   words >> form >> state >> acknowledged >> changed >> sum;
@@ -148,7 +152,8 @@ Result<SessionRecord> decode(const std::string& bytes, const std::string& name) 
   const std::string head = fmt::format("{} {} {} {} ", form, state, acknowledged, changed);
   if (sum != checksum(head, body) || !read_number(changed, record.changed_unix_s) ||
       !read_body(body, record) || !belongs_to(record.state, record.side))
-    return refuse(kOperation, name, "its checksum is wrong: the disk has damaged it");
+    return refuse(kOperation, name,
+                  std::string("its checksum is wrong: the disk has damaged it") + kWhatToDo);
   return record;
 }
 

@@ -189,12 +189,18 @@ bool Settlement::runs_elsewhere_as_more(const SessionRecord& record, Evidence he
   const bool resumed_there = record.state == SessionState::kRunning && heard == Evidence::kResumed;
   const bool let_run_there = record.state == SessionState::kAborted && heard == Evidence::kRan;
   const auto stored = host_.store.find(record.container);
-  return (resumed_there || let_run_there) && stored && stored->stage == Stage::kRunning &&
-         stored->record.uid() == record.uid && stored->record.incarnation() == incarnation_in(record);
+  const bool lives_here = stored && (stored->stage == Stage::kRunning || stored->stage == Stage::kMigrating);
+  return (resumed_there || let_run_there) && lives_here && stored->record.uid() == record.uid &&
+         stored->record.incarnation() == incarnation_in(record);
 }
 
 Result<void> Settlement::conclude(const SessionRecord& record, Evidence heard, bool over) {
-  if (runs_elsewhere_as_more(record, heard)) GODWIT_TRY(fence(record.container));
+  if (runs_elsewhere_as_more(record, heard)) {
+    const auto stored = host_.store.find(record.container);
+    // On its way to a third host: if it does not leave, it is looked at again.
+    if (!stored || stored->stage != Stage::kRunning) return {};
+    GODWIT_TRY(fence(record.container));
+  }
   // One that was refused at once has no record there, and nobody who could ask for it later.
   const bool refused = record.state == SessionState::kAborted && heard == Evidence::kNoRecord;
   if (!over && !refused) return {};

@@ -118,8 +118,7 @@ Result<void> Settlement::fence(const std::string& id) {
   spdlog::error("{}: fenced: it runs elsewhere, too, by a resolution of its user", id);
   return host_.store.settle(id, Stage::kFailed,
                             "a higher incarnation of it runs elsewhere, by a resolution of its user; it is "
-                            "stopped here, and may be "
-                            "removed");
+                            "stopped here, and may be removed");
 }
 
 // Stopped, and cut off: whatever its stack does, nobody hears it.

@@ -1,5 +1,6 @@
 #include "engine/source/source_session.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include "base/clock.h"
@@ -83,8 +84,9 @@ model::MigrationResult SourceSession::run() {
         error = {.operation = "migrate",
                  .object = order_.container().id(),
                  .code = ETIMEDOUT,
-                 .hint = "its deadline of " + std::to_string(order_.goals().deadline_ms()) +
-                         " ms has passed; raise --deadline"};
+                 .hint = fmt::format(
+                     "its deadline of {} ms has passed{}; raise --deadline", order_.goals().deadline_ms(),
+                     state == State::kPrepare ? " before the target was ready: " + error.to_string() : "")};
       error_ = error.to_string();
       report_state(State::kEnded, error_);
       break;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "runtime/process/descriptors.h"
 #include "runtime/process/descriptors/epoll.h"
@@ -48,6 +49,7 @@ class Capturer final : public DescriptorCapture {
   std::string unix_reason(uint64_t inode, const Holder& at);
   Result<void> read_memory(const SurveyedDescription& one, model::Snapshot& snapshot);
   Result<void> read_all_memory(bool frozen, model::Snapshot& snapshot);
+  Result<void> use_survey();
   Result<void> add_other_locks(const Survey& survey, size_t index, FdInfo& info);
   Result<void> name_lock_owners(model::RegularFile& file);
   Result<void> read_owner(int fd, model::FileDescription& model);
@@ -62,7 +64,8 @@ class Capturer final : public DescriptorCapture {
   Surveyor surveyor_;
   NetworkNamespace network_;
   std::unordered_map<uint64_t, UnixPeer> unix_;
-  Survey survey_;  // of the last capture_memory()
+  Survey survey_;          // of the last capture_memory()
+  bool surveyed_ = false;  // and not used yet
   std::map<uint64_t, Fd> memory_;
   std::set<uint64_t> pipes_told_;
   std::set<uint64_t> with_empty_datagrams_;  // sockets, as of an earlier frozen look
@@ -393,11 +396,13 @@ Result<void> Capturer::capture_memory(const std::vector<CapturedProcess>& proces
                                       model::Snapshot& snapshot) {
   processes_ = processes;
   GODWIT_ASSIGN(survey_, surveyor_.survey(processes, frozen));
+  surveyed_ = true;
   return read_all_memory(frozen, snapshot);
 }
 
 Result<void> Capturer::capture_live(const std::vector<CapturedProcess>& processes,
                                     model::Snapshot& snapshot) {
+  GODWIT_TRY(use_survey());
   GODWIT_TRY(list_unix_if_needed(survey_));
   pipes_told_.clear();
   snapshot.clear_descriptions();
@@ -410,7 +415,15 @@ Result<void> Capturer::capture_live(const std::vector<CapturedProcess>& processe
   return fill_tables(survey_, processes, {}, snapshot);
 }
 
+// An empty one would say that there are no descriptors.
+Result<void> Capturer::use_survey() {
+  if (!std::exchange(surveyed_, false))
+    return refuse("capture", "the descriptors", "nobody has looked for them");
+  return {};
+}
+
 Result<void> Capturer::capture_frozen(const std::vector<FrozenProcess>& frozen, model::Snapshot& snapshot) {
+  GODWIT_TRY(use_survey());
   GODWIT_TRY(list_unix_if_needed(survey_));
   pipes_told_.clear();
   snapshot.clear_descriptions();

@@ -257,7 +257,9 @@ TEST_P(Parking, ABulkTcpStreamLosesNothing) {
         if (block[i] != received++) ++wrong;
     }
   });
-  for (int round = 0; round < 5; ++round) {
+  // The reader is not frozen here: acknowledgements that it causes while parked are kept in, and the sender's
+  // timer has to ask for them. Nothing comes meanwhile.
+  for (int round = 0; round < 5 || (round < 500 && (*lot)->statistics().parked == 0); ++round) {
     sleep_ms(2);
     EXPECT_TRUE(timed("park", "a", [&] { return (*lot)->park(); }).has_value());
     sleep_ms(5);
@@ -274,10 +276,7 @@ TEST_P(Parking, ABulkTcpStreamLosesNothing) {
   fmt::print("retransmissions: {}, frames parked: {}, read: {}\n", info.tcpi_total_retrans, counted.parked,
              counted.read);
   EXPECT_GT(counted.parked, 0U);
-  // Nothing is lost; a sender that the scheduler moves between CPUs may retransmit because of reordering,
-  // which TCP undoes, but no timer may have had to help.
   EXPECT_EQ(counted.parked, counted.read);
-  EXPECT_EQ(info.tcpi_backoff, 0U);
 }
 
 // What a frozen container's kernel sends after its sockets were read, the peer would know and the replica

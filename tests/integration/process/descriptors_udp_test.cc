@@ -236,8 +236,8 @@ TEST_P(Udp, DatagramsThatWaitGoWithTheSocket) {
   auto frozen = DescriptorRig::empty_snapshot();
   frozen.set_frozen(true);
   const int64_t begun_us = monotonic_us();
-  auto done = (*capture)->capture_frozen(
-      {{.process = DescriptorRig::process(source.pid()), .leader = held->get()}}, frozen);
+  auto done = DescriptorRig::capture_frozen(
+      **capture, {.process = DescriptorRig::process(source.pid()), .leader = held->get()}, frozen);
   ASSERT_TRUE(done) << done.error().to_string();
   const int64_t captured_us = monotonic_us();
   done = (*rebuild)->complete(
@@ -270,12 +270,11 @@ TEST_P(Udp, AnEmptyDatagramIsNotLeftOut) {
   auto held = DescriptorRig::hold(source.pid());
   auto capture = DescriptorCapture::open(source.pid(), "");
   ASSERT_TRUE(held && capture);
-  const std::vector<FrozenProcess> processes = {
-      {.process = DescriptorRig::process(source.pid()), .leader = held->get()}};
+  const FrozenProcess process = {.process = DescriptorRig::process(source.pid()), .leader = held->get()};
   auto frozen = DescriptorRig::empty_snapshot();
-  ASSERT_TRUE((*capture)->capture_frozen(processes, frozen));
+  ASSERT_TRUE(DescriptorRig::capture_frozen(**capture, process, frozen));
   ASSERT_TRUE((*capture)->undo());
-  const auto again = (*capture)->capture_frozen(processes, frozen);
+  const auto again = DescriptorRig::capture_frozen(**capture, process, frozen);
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error().code, EAGAIN);
   ASSERT_TRUE((*capture)->undo());
@@ -284,8 +283,8 @@ TEST_P(Udp, AnEmptyDatagramIsNotLeftOut) {
   ASSERT_TRUE(source.wait_ready(3));
   held = DescriptorRig::hold(source.pid());
   ASSERT_TRUE(held);
-  const auto read = (*capture)->capture_frozen(
-      {{.process = DescriptorRig::process(source.pid()), .leader = held->get()}}, frozen);
+  const auto read = DescriptorRig::capture_frozen(
+      **capture, {.process = DescriptorRig::process(source.pid()), .leader = held->get()}, frozen);
   EXPECT_TRUE(read) << read.error().to_string();
 }
 
