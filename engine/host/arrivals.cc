@@ -48,22 +48,23 @@ std::string Arrivals::supervise(Fd connection, const model::Hello& hello) {
   const auto entry = workers_.start(order, std::move(connection));
   if (!entry) return entry.error().to_string();
   WorkerProcess& worker = (*entry)->worker();
-  std::string why = follow(worker);
-  if (auto death = worker.wait()) why = *death;
+  std::string why = follow(worker, Patience(hello.goals().deadline_ms()));
+  if (auto death = worker.wait(); death && why.empty()) why = *death;
   return why;
 }
 
-std::string Arrivals::follow(WorkerProcess& worker) {
+std::string Arrivals::follow(WorkerProcess& worker, Patience patience) {
   std::string why;
   for (;;) {
-    auto report = worker.next_report();
+    auto report = worker.next_report(patience.left_ms());
     if (!report) {
       worker.kill();
-      return report.error().to_string();
+      return Patience::explain(report.error());
     }
     if (!*report) return why;
     const WorkerReport& said = **report;
     if (said.has_arrived()) {
+      patience.end();
       take_over(said.arrived());
       worker.say_kept();
     } else if (said.has_failed()) {

@@ -8,6 +8,7 @@
 #include "base/fd.h"
 #include "engine/host/admission.h"
 #include "engine/host/lifecycle.h"
+#include "engine/host/patience.h"
 #include "engine/host/settlement.h"
 #include "engine/host/workers.h"
 
@@ -22,7 +23,7 @@ class Arrivals {
 
  private:
   std::string supervise(Fd connection, const model::Hello& hello);
-  std::string follow(WorkerProcess& worker);
+  std::string follow(WorkerProcess& worker, Patience patience);
   void take_over(const model::ContainerRecord& record);
 
   Host& host_;

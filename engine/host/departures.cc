@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/identifier.h"
 #include "base/socket_address.h"
+#include "engine/host/patience.h"
 #include "engine/session/goals.h"
 
 namespace godwit::engine {
@@ -42,18 +43,20 @@ struct Departures::Departure {
   bool departed = false;
   std::string broken;  // the worker's line broke, or how the worker died
 
-  void read(WorkerProcess& worker) {
+  void read(WorkerProcess& worker, Patience patience) {
     for (;;) {
-      auto report = worker.next_report();
+      auto report = worker.next_report(patience.left_ms());
       if (!report) {
-        // What it says makes no sense; without an ear it ends its session.
-        broken = report.error().to_string();
+        // What it says makes no sense, or it says nothing. The records know how it goes on.
+        broken = patience.explain(report.error());
         worker.kill();
         break;
       }
       if (!*report) break;
       if ((*report)->has_departed()) departed = true;
       if (!(*report)->has_event()) continue;
+      // The container runs at the target; what is left takes the time that it takes.
+      if ((*report)->event().state().state() == "cleanup") patience.end();
       if ((*report)->event().has_result()) {
         last = std::move(*(*report)->mutable_event());
         continue;
@@ -62,7 +65,7 @@ struct Departures::Departure {
       events.push_back(std::move(*(*report)->mutable_event()));
       changed.notify_all();
     }
-    if (auto death = worker.wait()) broken = *death;
+    if (auto death = worker.wait(); death && broken.empty()) broken = *death;
     const std::lock_guard lock(mutex);
     reports_over = true;
     changed.notify_all();
@@ -94,7 +97,7 @@ Reply<void> Departures::migrate(const std::string& id, const std::string& target
   }
   spdlog::info("{}: migration to {} begins, session {}", record.id(), target, source.session());
   Departure departure;
-  follow((*entry)->worker(), record.id(), departure, feed, cancelled);
+  follow((*entry)->worker(), record.id(), goals, departure, feed, cancelled);
   entry->reset();
   MigrationEvent event;
   if (departure.last) event = *departure.last;
@@ -104,9 +107,10 @@ Reply<void> Departures::migrate(const std::string& id, const std::string& target
   return {};
 }
 
-void Departures::follow(WorkerProcess& worker, const std::string& id, Departure& departure,
-                        const Keeper::Feed& feed, const std::function<bool()>& cancelled) {
-  std::thread reader([&] { departure.read(worker); });
+void Departures::follow(WorkerProcess& worker, const std::string& id, const MigrationGoals& goals,
+                        Departure& departure, const Keeper::Feed& feed,
+                        const std::function<bool()>& cancelled) {
+  std::thread reader([&] { departure.read(worker, Patience(goals.deadline_ms())); });
   bool told = false;
   for (bool over = false; !over;) {
     std::deque<MigrationEvent> events;

@@ -23,8 +23,8 @@ class Departures {
 
  private:
   struct Departure;
-  void follow(WorkerProcess& worker, const std::string& id, Departure& departure, const Keeper::Feed& feed,
-              const std::function<bool()>& cancelled);
+  void follow(WorkerProcess& worker, const std::string& id, const model::MigrationGoals& goals,
+              Departure& departure, const Keeper::Feed& feed, const std::function<bool()>& cancelled);
   model::MigrationResult conclude(const model::ContainerRecord& record, Departure& departure,
                                   const std::function<bool()>& cancelled);
 

@@ -401,6 +401,34 @@ class ExactlyOnce(unittest.TestCase):
         wait_for(lambda: not listing(self.lab)["a"], "a to forget it", SETTLE_S)
         self.assert_connected()
 
+    # 15: a worker in whose hands the container stands still does not get on (a file system that hangs)
+
+    def test_15_a_worker_that_never_ends(self):
+        for fault, place in (("source.frozen:stop", "a"), ("source.committed:stop", "b")):
+            with self.subTest(fault):
+                self.make(faults={"a": fault})
+                command = self.begin("a", "b", "--deadline", "3s")
+                self.standing("a")
+                error = self.await_end(command)
+                self.assertEqual(self.assert_settles(place), place)
+                if place == "a":
+                    self.assertEqual(command.returncode, 1)
+                    self.assertIn("had not come to an end 10 s after the deadline", error)
+                else:
+                    self.assertEqual((command.returncode, error), (0, ""))
+                wait_for(lambda: [len(states) for states in listing(self.lab).values()].count(0) == 1,
+                         "one host to forget it", SETTLE_S)
+                self.assert_connected()
+
+    def test_15_a_worker_of_the_target_that_never_ends(self):
+        self.make(faults={"b": "target.complete:stop"})
+        command = self.begin("a", "b", "--deadline", "3s")
+        self.standing("b")
+        self.await_end(command)
+        self.assert_settles("a")
+        wait_for(lambda: not workers(self.lab.name, "b") and not listing(self.lab)["b"], "nothing to stay at b", SETTLE_S)
+        self.assert_connected()
+
 
 if __name__ == "__main__":
     unittest.main()
